@@ -105,6 +105,15 @@ func NotRoot(t testing.TB) {
 	}
 }
 
+// Once skips the test in the ordinary user's run when the suite runs twice: for tests of the source, whose answer does not
+// depend on who asks.
+func Once(t testing.TB) {
+	t.Helper()
+	if os.Getenv("HPCIMG_USER_RUN") == "1" {
+		t.Skip("the run as root has this test")
+	}
+}
+
 // Short skips the test under -short, for the reason given.
 func Short(t testing.TB, reason string) {
 	t.Helper()

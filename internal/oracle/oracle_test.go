@@ -114,3 +114,13 @@ func TestShort(t *testing.T) {
 		t.Errorf("ended %q with -short=%v", got, testing.Short())
 	}
 }
+
+func TestOnce(t *testing.T) {
+	t.Setenv("HPCIMG_USER_RUN", "")
+	first := outcome(t, func(tb testing.TB) { oracle.Once(tb) })
+	t.Setenv("HPCIMG_USER_RUN", "1")
+	second := outcome(t, func(tb testing.TB) { oracle.Once(tb) })
+	if first != "" || !strings.HasPrefix(second, "skip: ") {
+		t.Errorf("ended %q, then %q", first, second)
+	}
+}
