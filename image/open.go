@@ -1,0 +1,54 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Open finds the image that ref names. It reads manifests and the config, no layers. Errors: *[ReferenceError],
+// fs.ErrNotExist for a repository, tag, directory or file that is not there, *[UnauthorizedError], *[TransportError],
+// *[PlatformError], *[DocumentError], *[DigestError], *[LimitError], and errors.ErrUnsupported for what is valid but no image.
+func Open(ctx context.Context, ref string, opts *Options) (*Image, error) {
+	r, err := ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	return OpenReference(ctx, r, opts)
+}
+
+// OpenReference is Open for a reference that is parsed already.
+func OpenReference(ctx context.Context, ref Reference, opts *Options) (*Image, error) {
+	img, err := open(ctx, ref, opts.withDefaults())
+	if err != nil {
+		return nil, fmt.Errorf("image: %s: %w", clip(ref.String(), 500), err)
+	}
+	img.ref = ref
+	return img, nil
+}
+
+func open(ctx context.Context, ref Reference, o Options) (*Image, error) {
+	switch ref.Transport {
+	case TransportDocker:
+		return openRemote(ctx, ref, o)
+	case TransportOCI:
+		return openLayout(ctx, dirFiles(ref.Path), ref, o)
+	case TransportOCIArchive:
+		files, err := indexArchive(ctx, ref.Path)
+		if err != nil {
+			return nil, err
+		}
+		return openLayout(ctx, files, ref, o)
+	case TransportDockerArchive:
+		return openDockerArchive(ctx, ref, o)
+	case TransportORAS, TransportSIF:
+		return nil, unsupported("a SIF file is not an image in layers; package sif reads it")
+	case TransportSquashfs:
+		return nil, unsupported("a squashfs file is not an image in layers; package squashfs reads it")
+	case TransportTar, TransportDir:
+		return nil, unsupported("a plain root file system is not an image in layers; package convert takes it as a source")
+	}
+	return nil, unsupported(fmt.Sprintf("unknown transport %q", string(ref.Transport)))
+}
+
+func unsupported(why string) error { return fmt.Errorf("%w: %s", errors.ErrUnsupported, why) }

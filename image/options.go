@@ -1,0 +1,124 @@
+package image
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime"
+	"time"
+
+	"hpcimg/internal/distribution"
+)
+
+// Options says how an image is opened. A nil *Options and the zero value mean the same.
+type Options struct {
+	Platform *Platform       // default: linux on the architecture of this program
+	Registry RegistryOptions // for references that lead to a registry
+	Limits   Limits
+	Logger   *slog.Logger // default: silent
+}
+
+// RegistryOptions says how registries are talked to. The zero value of every field is its default.
+type RegistryOptions struct {
+	// Credentials are asked for once per repository. Default: anonymous. Nothing is read from the user's configuration
+	// unless a program says so, for example with registry.DockerConfig.
+	Credentials Credentials
+	// PlainHTTP allows HTTP with registries that do not speak HTTPS. Those on a loopback address may always.
+	PlainHTTP bool
+	// Transport carries the requests. Default: a transport with time-outs that knows the system's certificates.
+	Transport http.RoundTripper
+	// Proxy is used by the default transport, for example http.ProxyFromEnvironment. Default: no proxy.
+	Proxy func(*http.Request) (*url.URL, error)
+	// UserAgent is sent with every request. Default: "hpcimg".
+	UserAgent string
+	// IdleTimeout ends a request whose peer sends nothing for so long. Default: one minute.
+	IdleTimeout time.Duration
+	// RetryBudget bounds what a request spends on waiting before it is repeated after 429, 5xx and the like. Default: one
+	// minute; negative: requests are never repeated.
+	RetryBudget time.Duration
+}
+
+// Credentials finds the credential for a registry, named as in [Reference.Host]. The zero Credential means anonymous. It may be
+// called from several goroutines.
+type Credentials func(ctx context.Context, host string) (Credential, error)
+
+// Credential is what a registry accepts in place of anonymity.
+type Credential struct {
+	Username      string
+	Password      string
+	IdentityToken string // OAuth2 refresh token, exchanged for access tokens
+	RegistryToken string // access token, sent as it is
+}
+
+// Limits bound what a document from outside may cost before it is read. The zero value of every field is its default.
+type Limits struct {
+	ManifestBytes int64 // of a manifest or index; default 4 MiB, what registries have to accept at least
+	ConfigBytes   int64 // default 8 MiB
+	Layers        int   // of one image; default 10,000
+	Manifests     int   // of one index; default 10,000
+}
+
+const (
+	defaultManifestBytes = 4 << 20
+	defaultConfigBytes   = 8 << 20
+	defaultLayers        = 10_000
+	defaultManifests     = 10_000
+
+	maxIndexDepth = 4        // indexes above a manifest
+	maxDocuments  = 64       // manifests and indexes read to find one platform
+	maxData       = 1 << 20  // bytes embedded in a descriptor
+	maxURLs       = 64       // of one descriptor; never fetched
+	maxMediaType  = 255      // bytes of a media type
+	maxDepth      = 32       // nesting of JSON
+	maxMembers    = 1 << 16  // of one JSON object or array
+	maxAnnotation = 64 << 10 // bytes of one annotation or label
+)
+
+func (o *Options) withDefaults() Options {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	if c.Platform == nil {
+		c.Platform = &Platform{OS: "linux", Architecture: runtime.GOARCH}
+	}
+	p := *c.Platform
+	c.Platform = &p
+	if c.Limits.ManifestBytes <= 0 {
+		c.Limits.ManifestBytes = defaultManifestBytes
+	}
+	if c.Limits.ConfigBytes <= 0 {
+		c.Limits.ConfigBytes = defaultConfigBytes
+	}
+	if c.Limits.Layers <= 0 {
+		c.Limits.Layers = defaultLayers
+	}
+	if c.Limits.Manifests <= 0 {
+		c.Limits.Manifests = defaultManifests
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// client makes the wire client that these options describe.
+func (o RegistryOptions) client(logger *slog.Logger) *distribution.Client {
+	config := &distribution.Config{
+		Transport:   o.Transport,
+		Proxy:       o.Proxy,
+		PlainHTTP:   o.PlainHTTP,
+		UserAgent:   o.UserAgent,
+		IdleTimeout: o.IdleTimeout,
+		RetryBudget: o.RetryBudget,
+		Logger:      logger,
+	}
+	if o.Credentials != nil {
+		config.Credentials = func(ctx context.Context, host string) (distribution.Credential, error) {
+			c, err := o.Credentials(ctx, host)
+			return distribution.Credential(c), err
+		}
+	}
+	return distribution.New(config)
+}

@@ -1,0 +1,284 @@
+package image
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	_ "crypto/sha256" // registers the digest algorithms that image documents may use
+	_ "crypto/sha512"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+)
+
+// Transport names where a reference leads.
+type Transport string
+
+// The transports a reference may name. Open reads the first four; the others name files that are not images in layers, which
+// their own packages read.
+const (
+	TransportDocker        Transport = "docker"         // docker://HOST/REPOSITORY[:TAG|@DIGEST], an image in a registry
+	TransportOCI           Transport = "oci"            // oci:DIR[:TAG|@DIGEST], an OCI image layout
+	TransportOCIArchive    Transport = "oci-archive"    // oci-archive:FILE[:TAG|@DIGEST], an OCI image layout in a tar file
+	TransportDockerArchive Transport = "docker-archive" // docker-archive:FILE[:REF], what docker save writes
+
+	TransportORAS     Transport = "oras"     // oras://HOST/REPOSITORY[:TAG|@DIGEST], a SIF file in a registry
+	TransportSIF      Transport = "sif"      // sif:FILE
+	TransportSquashfs Transport = "squashfs" // squashfs:FILE
+	TransportTar      Transport = "tar"      // tar:FILE
+	TransportDir      Transport = "dir"      // dir:PATH
+)
+
+// transports in the order in which error texts list them.
+func transports() []Transport {
+	return []Transport{
+		TransportDocker, TransportOCI, TransportOCIArchive, TransportDockerArchive,
+		TransportORAS, TransportSIF, TransportSquashfs, TransportTar, TransportDir,
+	}
+}
+
+// remote reports whether references of this transport name a registry rather than a path.
+func (t Transport) remote() bool { return t == TransportDocker || t == TransportORAS }
+
+// defaultHost is what a reference without a host means; go-containerregistry maps it to the host that serves its API.
+const defaultHost = "docker.io"
+
+const (
+	maxTagLength = 128
+	// maxReferenceLength is far above what any registry or PATH_MAX allows.
+	maxReferenceLength = 8 << 10
+)
+
+// Reference is a parsed image reference. Host and Repository are set for registries, Path for everything on disk.
+// The zero value names nothing.
+type Reference struct {
+	Transport  Transport
+	Host       string // registry with its port, if any; "docker.io" for Docker Hub
+	Repository string // with "library/" where Docker Hub implies it
+	Path       string // directory or file
+
+	// Tag is the tag in a registry, the reference name in an OCI layout or the repository tag in a Docker archive. References
+	// to a registry get "latest" when they name neither tag nor digest; on disk an empty tag means "the only image there".
+	Tag string
+	// Digest, if set, decides; a tag beside it is only kept as a name.
+	Digest digest.Digest
+}
+
+// ParseReference parses "transport:rest" as the constants of [Transport] describe. Errors are *[ReferenceError].
+//
+// Everything that reaches a URL is checked against the grammar of the distribution specification, so that a repository such
+// as "../admin" cannot leave its place in the path. Paths are taken as they are; they end at the first colon.
+func ParseReference(s string) (Reference, error) {
+	ref, err := parseReference(s)
+	if err != nil {
+		return Reference{}, &ReferenceError{Reference: clip(s, 300), Err: err}
+	}
+	return ref, nil
+}
+
+func parseReference(s string) (Reference, error) {
+	if len(s) > maxReferenceLength {
+		return Reference{}, fmt.Errorf("longer than %d bytes", maxReferenceLength)
+	}
+	if strings.ContainsRune(s, 0) {
+		return Reference{}, fmt.Errorf("contains a NUL byte")
+	}
+	prefix, rest, ok := strings.Cut(s, ":")
+	if !ok {
+		return Reference{}, fmt.Errorf("no transport; want one of %s", transportList())
+	}
+	t := Transport(prefix)
+	for _, known := range transports() {
+		if t == known {
+			return parseWith(t, rest)
+		}
+	}
+	return Reference{}, fmt.Errorf("unknown transport %q; want one of %s", clip(prefix, 60), transportList())
+}
+
+func transportList() string {
+	var b strings.Builder
+	for i, t := range transports() {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(t) + ":")
+		if t.remote() {
+			b.WriteString("//")
+		}
+	}
+	return b.String()
+}
+
+func parseWith(t Transport, rest string) (Reference, error) {
+	switch t {
+	case TransportDocker, TransportORAS:
+		bare, ok := strings.CutPrefix(rest, "//")
+		if !ok {
+			return Reference{}, fmt.Errorf("want %s://HOST/REPOSITORY", t)
+		}
+		return parseRemote(t, bare)
+	case TransportOCI, TransportOCIArchive:
+		return parseLayoutPath(t, rest)
+	case TransportDockerArchive:
+		p, tag, tagged := strings.Cut(rest, ":")
+		if tagged && tag == "" {
+			return Reference{}, fmt.Errorf("empty reference after %q", p)
+		}
+		return withPath(Reference{Transport: t, Tag: tag}, p)
+	default:
+		return withPath(Reference{Transport: t}, rest)
+	}
+}
+
+// repositoryPattern and tagPattern are those of the distribution specification.
+var (
+	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagPattern        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+	hostPattern       = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+)
+
+func parseRemote(t Transport, s string) (Reference, error) {
+	ref := Reference{Transport: t}
+	if bare, d, ok := strings.Cut(s, "@"); ok {
+		s, ref.Digest = bare, digest.Digest(d)
+		if err := validDigest(ref.Digest); err != nil {
+			return Reference{}, err
+		}
+	}
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.Contains(s[i:], "/") {
+		s, ref.Tag = s[:i], s[i+1:]
+		if !tagPattern.MatchString(ref.Tag) || len(ref.Tag) > maxTagLength {
+			return Reference{}, fmt.Errorf("tag %q is not 1 to %d of [A-Za-z0-9_.-], not starting with . or -", clip(ref.Tag, 140), maxTagLength)
+		}
+	}
+	if ref.Tag == "" && ref.Digest == "" {
+		ref.Tag = "latest"
+	}
+	repo, err := name.NewRepository(s)
+	if err != nil {
+		return Reference{}, err
+	}
+	ref.Host, ref.Repository = repo.RegistryStr(), repo.RepositoryStr()
+	if ref.Host == name.DefaultRegistry {
+		ref.Host = defaultHost
+	}
+	if !hostPattern.MatchString(ref.Host) {
+		return Reference{}, fmt.Errorf("host %q is not a name or address with an optional port", ref.Host)
+	}
+	if !repositoryPattern.MatchString(ref.Repository) {
+		return Reference{}, fmt.Errorf("repository %q: parts are lower-case letters and digits, joined by . _ __ or -", ref.Repository)
+	}
+	return ref, nil
+}
+
+// digestSuffix finds a digest at the end of a path. It looks for algorithm names, not for any @: paths such as
+// "gcc@13.2:latest" are common where Spack is.
+var digestSuffix = regexp.MustCompile(`@((?:sha256|sha384|sha512|sha1|md5|blake3):[^:@]*)$`)
+
+func parseLayoutPath(t Transport, rest string) (Reference, error) {
+	ref := Reference{Transport: t}
+	if m := digestSuffix.FindStringSubmatchIndex(rest); m != nil {
+		ref.Digest = digest.Digest(rest[m[2]:m[3]])
+		if err := validDigest(ref.Digest); err != nil {
+			return Reference{}, err
+		}
+		rest = rest[:m[0]]
+	}
+	p, tag, tagged := strings.Cut(rest, ":")
+	switch {
+	case tagged && tag == "":
+		return Reference{}, fmt.Errorf("empty tag after %q", p)
+	case tagged && ref.Digest != "":
+		return Reference{}, fmt.Errorf("has both a tag and a digest")
+	case len(tag) > 255:
+		return Reference{}, fmt.Errorf("tag is longer than 255 bytes")
+	}
+	ref.Tag = tag
+	return withPath(ref, p)
+}
+
+func withPath(ref Reference, p string) (Reference, error) {
+	if p == "" {
+		return Reference{}, fmt.Errorf("no path after %s:", ref.Transport)
+	}
+	ref.Path = p
+	return ref, nil
+}
+
+// String returns the reference in the form that ParseReference takes, with every default spelled out.
+func (r Reference) String() string {
+	var b strings.Builder
+	b.WriteString(string(r.Transport) + ":")
+	if r.Transport.remote() {
+		b.WriteString("//" + r.Host + "/" + r.Repository)
+	} else {
+		b.WriteString(r.Path)
+	}
+	if r.Tag != "" {
+		b.WriteString(":" + r.Tag)
+	}
+	if r.Digest != "" {
+		b.WriteString("@" + r.Digest.String())
+	}
+	return b.String()
+}
+
+// FileName proposes a file name for what r refers to: "python.3.12.sif" for docker://docker.io/library/python:3.12 and ext
+// ".sif". The tag may be missing; a digest stands in for it with its first twelve digits. The name has no separators and does
+// not start with a dot.
+func (r Reference) FileName(ext string) string {
+	base := path.Base(r.Repository)
+	if !r.Transport.remote() {
+		base = path.Base(strings.ReplaceAll(r.Path, `\`, "/"))
+		for _, known := range []string{".tar", ".sif", ".sqfs", ".sqsh", ".squashfs"} {
+			base = strings.TrimSuffix(base, known)
+		}
+	}
+	tag := r.Tag
+	if r.Transport == TransportDockerArchive && tag != "" {
+		// The tag names a whole image here, which says more than the file does.
+		base, tag, _ = strings.Cut(path.Base(tag), ":")
+	}
+	if hex := r.Digest.String(); tag == "" && validDigest(r.Digest) == nil {
+		_, hex, _ = strings.Cut(hex, ":")
+		tag = hex[:12]
+	}
+	if tag != "" {
+		base += "." + tag
+	}
+	base = strings.TrimLeft(unsafeName.ReplaceAllString(base, "_"), ".")
+	if base == "" || base == "_" {
+		base = "image"
+	}
+	return clip(base, 200) + ext
+}
+
+// unsafeName matches what a proposed file name should not have, however the image was tagged.
+var unsafeName = regexp.MustCompile(`[^A-Za-z0-9._+-]+`)
+
+// validDigest accepts what may name a blob: an algorithm of the OCI specification and the right number of hex digits. Paths
+// and URLs are made of digests, so nothing else may pass.
+func validDigest(d digest.Digest) error {
+	if d == "" {
+		return fmt.Errorf("digest is empty")
+	}
+	alg, _, ok := strings.Cut(string(d), ":")
+	if ok && alg != string(digest.SHA256) && alg != string(digest.SHA512) {
+		return fmt.Errorf("digest algorithm %q is not supported; only sha256 and sha512 are", clip(alg, 40))
+	}
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w", clip(string(d), 150), err)
+	}
+	return nil
+}
+
+// clip keeps error texts readable when the offending string is long.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + "…"
+}

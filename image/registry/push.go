@@ -1,0 +1,155 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"hpcimg/image"
+	"hpcimg/internal/distribution"
+)
+
+const defaultUploads = 3
+
+// PushOptions says how an image is pushed. A nil *PushOptions and the zero value mean the same.
+type PushOptions struct {
+	Registry image.RegistryOptions
+	// Uploads is the number of blobs sent at a time. Default 3.
+	Uploads int
+	// Progress is told about each blob, at most ten times a second and once when it is there. Calls do not overlap; they hold up
+	// the push while they last.
+	Progress func(Event)
+	// Logger is told of decisions at debug level. Default: silent.
+	Logger *slog.Logger
+}
+
+// Event is the progress of one blob or manifest.
+type Event struct {
+	Descriptor image.Descriptor
+	Done       int64 // bytes sent, of Descriptor.Size
+	Exists     bool  // the registry had it; nothing was sent
+	Complete   bool  // the last event about this descriptor
+}
+
+// Push writes an image to the registry and repository that a docker:// reference names, under its tag, or under its digest if the
+// reference has one. It returns the descriptor of the manifest, which is the image's own.
+func Push(ctx context.Context, img *image.Image, ref string, opts *PushOptions) (image.Descriptor, error) {
+	var o PushOptions
+	if opts != nil {
+		o = *opts
+	}
+	if o.Uploads <= 0 {
+		o.Uploads = defaultUploads
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{wire: newWire(o.Registry, o.Logger)}
+	r, repo, err := c.repository(ref, distribution.PullPush)
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	p := &pusher{img: img, repo: repo, options: o, report: newReporter(o.Progress)}
+	d, err := p.push(ctx, r)
+	if err != nil {
+		return image.Descriptor{}, describe("push", r, err)
+	}
+	return d, nil
+}
+
+type pusher struct {
+	img     *image.Image
+	repo    *distribution.Repository
+	options PushOptions
+	report  *reporter
+}
+
+func (p *pusher) push(ctx context.Context, ref image.Reference) (image.Descriptor, error) {
+	d := p.img.Descriptor()
+	if ref.Digest != "" && ref.Digest != d.Digest {
+		return image.Descriptor{}, &image.DigestError{
+			Descriptor: image.Descriptor{Digest: ref.Digest, Size: d.Size}, Got: d.Digest, GotSize: d.Size,
+		}
+	}
+	if err := p.blobs(ctx); err != nil {
+		return image.Descriptor{}, err
+	}
+	name := ref.Tag
+	if name == "" {
+		name = d.Digest.String()
+	}
+	got, err := p.repo.PushManifest(ctx, name, d.MediaType, p.img.RawManifest())
+	if err != nil {
+		return image.Descriptor{}, err
+	}
+	if got != "" && got != d.Digest {
+		return image.Descriptor{}, &image.DigestError{Descriptor: d, Got: got, GotSize: d.Size}
+	}
+	p.report.send(Event{Descriptor: d, Done: d.Size, Complete: true})
+	return d, nil
+}
+
+// blobs uploads what the manifest refers to, each blob once.
+func (p *pusher) blobs(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(p.options.Uploads)
+	seen := map[string]bool{}
+	m := p.img.Manifest()
+	for _, d := range append(slices.Clone(m.Layers), m.Config) {
+		if !seen[d.Digest.String()] {
+			seen[d.Digest.String()] = true
+			g.Go(func() error { return p.blob(ctx, d) })
+		}
+	}
+	return g.Wait()
+}
+
+func (p *pusher) blob(ctx context.Context, d image.Descriptor) error {
+	has, err := p.repo.HasBlob(ctx, d.Digest)
+	if err != nil {
+		return err
+	}
+	if has {
+		p.options.Logger.DebugContext(ctx, "blob exists", "digest", d.Digest)
+		p.report.send(Event{Descriptor: d, Done: d.Size, Exists: true, Complete: true})
+		return nil
+	}
+	rc, err := p.img.OpenBlob(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer rc.Close()
+	body := &counted{r: rc, report: p.report, event: Event{Descriptor: d}}
+	if err := p.repo.PushBlob(ctx, d.Digest, d.Size, body); err != nil {
+		if body.err != nil {
+			// The upload failed because our side did; that error says more than the registry's.
+			return fmt.Errorf("read %s: %w", d.Digest, body.err)
+		}
+		return err
+	}
+	p.report.send(Event{Descriptor: d, Done: d.Size, Complete: true})
+	return nil
+}
+
+// counted reports the progress of a body and keeps the error that ended it.
+type counted struct {
+	r      io.Reader
+	report *reporter
+	event  Event
+	err    error
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.event.Done += int64(n)
+	if err != nil && err != io.EOF {
+		c.err = err
+		return n, err
+	}
+	c.report.tick(c.event)
+	return n, err
+}

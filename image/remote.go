@@ -1,0 +1,113 @@
+package image
+
+import (
+	"context"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"hpcimg/internal/distribution"
+)
+
+// openRemote opens an image in a registry.
+func openRemote(ctx context.Context, ref Reference, o Options) (*Image, error) {
+	repo, err := o.Registry.client(o.Logger).Repository(ref.Host, ref.Repository, distribution.Pull)
+	if err != nil {
+		return nil, err
+	}
+	root, raw, err := fetchRoot(ctx, repo, ref, o.Limits)
+	if err != nil {
+		return nil, transportError(err)
+	}
+	source := &remoteSource{repo: repo}
+	// One request less: the document has just been read and hashed.
+	with := &overlaySource{Source: source, digest: root.Digest, raw: raw}
+	img, err := load(ctx, root, with, o)
+	if err != nil {
+		return nil, err
+	}
+	img.source = source
+	return img, nil
+}
+
+// fetchRoot reads the document that a reference names and makes the descriptor that nobody has given us for it.
+func fetchRoot(ctx context.Context, repo *distribution.Repository, ref Reference, limits Limits) (Descriptor, []byte, error) {
+	name := ref.Tag
+	if ref.Digest != "" {
+		name = ref.Digest.String()
+	}
+	doc, err := repo.Manifest(ctx, name, acceptManifests())
+	if err != nil {
+		return Descriptor{}, nil, err
+	}
+	defer doc.Body.Close()
+	if doc.Size > limits.ManifestBytes {
+		return Descriptor{}, nil, &LimitError{What: "manifest bytes", Limit: limits.ManifestBytes}
+	}
+	raw, err := io.ReadAll(io.LimitReader(doc.Body, limits.ManifestBytes+1))
+	if err != nil {
+		return Descriptor{}, nil, err
+	}
+	if int64(len(raw)) > limits.ManifestBytes {
+		return Descriptor{}, nil, &LimitError{What: "manifest bytes", Limit: limits.ManifestBytes}
+	}
+	want := ref.Digest
+	if want == "" && doc.Digest != "" {
+		if err := validDigest(doc.Digest); err != nil {
+			return Descriptor{}, nil, documentError("manifest", "Docker-Content-Digest", "%w", err)
+		}
+		want = doc.Digest
+	}
+	root := describe(rootType(doc.MediaType), raw)
+	if want != "" {
+		root.Digest = want.Algorithm().FromBytes(raw)
+		if root.Digest != want {
+			return Descriptor{}, nil, &DigestError{
+				Descriptor: Descriptor{Digest: want, Size: int64(len(raw))}, Got: root.Digest, GotSize: int64(len(raw)),
+			}
+		}
+	}
+	return root, raw, nil
+}
+
+// rootType is the media type for a descriptor made from an answer: some servers say nothing useful.
+func rootType(contentType string) string {
+	if contentType == "" {
+		return "application/octet-stream"
+	}
+	return contentType
+}
+
+// remoteSource reads from one repository.
+type remoteSource struct {
+	repo *distribution.Repository
+}
+
+func (s *remoteSource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
+	if !isManifest(d.MediaType) && !isIndex(d.MediaType) {
+		return s.repo.Blob(ctx, d.Digest)
+	}
+	doc, err := s.repo.Manifest(ctx, d.Digest.String(), acceptManifests())
+	if err != nil {
+		return nil, err
+	}
+	if !genericType(doc.MediaType) && doc.MediaType != d.MediaType {
+		_ = doc.Body.Close()
+		return nil, documentError("manifest", "Content-Type", "is %q for a descriptor of type %q", clip(doc.MediaType, 100), d.MediaType)
+	}
+	return doc.Body, nil
+}
+
+// overlaySource has one document at hand and leaves the rest to another source.
+type overlaySource struct {
+	Source
+	digest digest.Digest
+	raw    []byte
+}
+
+func (s *overlaySource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
+	if d.Digest == s.digest {
+		return bytesReader(s.raw), nil
+	}
+	return s.Source.Open(ctx, d)
+}
