@@ -20,5 +20,6 @@
 //
 // The suite runs twice, as root and as an ordinary user. In the second run HPCIMG_USER_RUN is 1, and a test that needs root
 // is skipped even under HPCIMG_REQUIRE=1: the first run has had it. [NotRoot] is the mirror image, and [Once] is
-// for tests that need not run twice. [Short] is a person's own choice. HPCIMG_FUSE is a FUSE device for the ordinary user where /dev/fuse is closed.
+// for tests that need not run twice. [Short] is a person's own choice. HPCIMG_FUSE is a FUSE device for the ordinary user
+// where /dev/fuse is closed.
 package oracle
