@@ -1,0 +1,2 @@
+// Package inflate is a fast DEFLATE decoder.
+package inflate
