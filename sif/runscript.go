@@ -8,6 +8,27 @@ import (
 // what lets an image without a shell run. It must stand alone on its line.
 const runscriptMarker = `eval "set ${SINGULARITY_OCI_RUN}"`
 
+// evaluatedRunscript is the rest of the script after the branch in which words stay as they are.
+const evaluatedRunscript = `else
+    # The words as the shell sees them.
+    CMDLINE_ARGS=""
+    for OCI_ARG in "$@"; do
+        CMDLINE_ARGS="${CMDLINE_ARGS} \"$OCI_ARG\""
+    done
+    if [ $# -gt 0 ]; then
+        SINGULARITY_OCI_RUN="-- ${OCI_ENTRYPOINT} ${CMDLINE_ARGS}"
+    else
+        SINGULARITY_OCI_RUN="-- ${OCI_ENTRYPOINT} ${OCI_CMD}"
+    fi
+fi
+` + runscriptMarker + `
+if [ $# -eq 0 ]; then
+    echo "the image has neither an entry point nor a command" >&2
+    exit 1
+fi
+exec "$@"
+`
+
 // Runscript returns the run script of an OCI image:
 //
 //	entry point only    entry point and arguments
@@ -22,21 +43,15 @@ func Runscript(entrypoint, cmd []string) string {
 	b.WriteString("#!/bin/sh\n")
 	b.WriteString("OCI_ENTRYPOINT=" + singleQuote(joinQuoted(entrypoint)) + "\n")
 	b.WriteString("OCI_CMD=" + singleQuote(joinQuoted(cmd)) + "\n")
-	b.WriteString("\n# Words exactly as the image has them.\n")
-	b.WriteString("if [ -n \"$SINGULARITY_NO_EVAL\" ]; then\n")
+	b.WriteString("\nif [ -n \"$SINGULARITY_NO_EVAL\" ]; then\n    # The words exactly as they are.\n")
 	if len(cmd) > 0 {
-		b.WriteString("    if [ $# -eq 0 ]; then\n        set --" + spaced(cmd) + "\n    fi\n")
+		b.WriteString("    [ $# -gt 0 ] || set --" + spaced(cmd) + "\n")
 	}
 	if len(entrypoint) > 0 {
 		b.WriteString("    set --" + spaced(entrypoint) + " \"$@\"\n")
 	}
-	b.WriteString("else\n    # The same words, evaluated by the shell.\n")
-	b.WriteString("    CMDLINE_ARGS=\"\"\n    for OCI_ARG in \"$@\"; do\n        CMDLINE_ARGS=\"${CMDLINE_ARGS} \\\"$OCI_ARG\\\"\"\n    done\n")
-	b.WriteString("    if [ $# -gt 0 ]; then\n        SINGULARITY_OCI_RUN=\"-- ${OCI_ENTRYPOINT} ${CMDLINE_ARGS}\"\n")
-	b.WriteString("    else\n        SINGULARITY_OCI_RUN=\"-- ${OCI_ENTRYPOINT} ${OCI_CMD}\"\n    fi\n")
-	b.WriteString(runscriptMarker + "\nfi\n\n")
-	b.WriteString("if [ $# -eq 0 ]; then\n    echo \"the image has neither an entry point nor a command\" >&2\n    exit 1\nfi\n")
-	b.WriteString("exec \"$@\"\n")
+	b.WriteString("    SINGULARITY_OCI_RUN='-- \"$@\"'\n")
+	b.WriteString(evaluatedRunscript)
 	return b.String()
 }
 

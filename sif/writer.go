@@ -141,9 +141,9 @@ func (w *Writer) BeginPartition() (offset int64, err error) {
 	return w.aligned, nil
 }
 
-// EndPartition says that the caller has written size bytes from the offset that BeginPartition returned.
+// EndPartition says that the caller has written size bytes, more than none, from the offset that BeginPartition returned.
 func (w *Writer) EndPartition(size int64) error {
-	if w.state != statePartition || size < 0 {
+	if w.state != statePartition || size <= 0 {
 		return misuse("EndPartition")
 	}
 	d := disk.Descriptor{DataType: int32(DataPartition)}
