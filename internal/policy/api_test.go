@@ -1,0 +1,203 @@
+package policy_test
+
+import (
+	"fmt"
+	"go/types"
+	"slices"
+	"strings"
+	"testing"
+
+	"hpcimg/internal/golden"
+)
+
+// foreign are the packages of others that our exported API may name: the types of the field, stable by promise.
+var foreign = []string{"github.com/opencontainers/image-spec/", "github.com/opencontainers/go-digest"}
+
+// adapters are named after the foreign types that they show.
+var adapters = map[string]string{"image/ggcr": "github.com/google/go-containerregistry/"}
+
+// TestAPI is the golden exported API, a line for each function, method, field, constant and variable.
+func TestAPI(t *testing.T) {
+	var lines []string
+	for _, p := range typed(t) {
+		name := short(p.PkgPath)
+		if !isPublic(name) {
+			continue
+		}
+		scope := p.Types.Scope()
+		for _, id := range scope.Names() {
+			if obj := scope.Lookup(id); obj.Exported() {
+				for _, line := range describe(obj) {
+					lines = append(lines, "pkg "+name+", "+line)
+				}
+			}
+		}
+	}
+	slices.Sort(lines)
+	golden.Check(t, "api.txt", strings.Join(lines, "\n")+"\n")
+}
+
+// describe writes an exported object in the manner of the api files of the Go distribution.
+func describe(obj types.Object) []string {
+	qualify := func(other *types.Package) string {
+		if other == obj.Pkg() {
+			return ""
+		}
+		return other.Name()
+	}
+	str := func(t types.Type) string { return types.TypeString(t, qualify) }
+	switch obj := obj.(type) {
+	case *types.Const:
+		return []string{fmt.Sprintf("const %s %s = %s", obj.Name(), str(obj.Type()), obj.Val())}
+	case *types.Var:
+		return []string{fmt.Sprintf("var %s %s", obj.Name(), str(obj.Type()))}
+	case *types.Func:
+		return []string{"func " + obj.Name() + strings.TrimPrefix(str(obj.Type()), "func")}
+	case *types.TypeName:
+		return describeType(obj, str)
+	}
+	return nil
+}
+
+func describeType(obj *types.TypeName, str func(types.Type) string) []string {
+	name := "type " + obj.Name()
+	if obj.IsAlias() {
+		return []string{name + " = " + str(types.Unalias(obj.Type()))}
+	}
+	named := obj.Type().(*types.Named)
+	name = "type " + str(named)
+	var lines []string
+	switch u := named.Underlying().(type) {
+	case *types.Struct:
+		lines = append(lines, name+" struct")
+		for f := range u.Fields() {
+			switch {
+			case f.Embedded():
+				lines = append(lines, fmt.Sprintf("%s struct, embedded %s", name, str(f.Type())))
+			case f.Exported():
+				lines = append(lines, fmt.Sprintf("%s struct, %s %s", name, f.Name(), str(f.Type())))
+			}
+		}
+	case *types.Interface:
+		lines = append(lines, name+" interface")
+		for m := range u.Methods() {
+			lines = append(lines, fmt.Sprintf("%s interface, %s%s", name, m.Name(), strings.TrimPrefix(str(m.Type()), "func")))
+		}
+	default:
+		lines = append(lines, name+" "+str(u))
+	}
+	for m := range named.Methods() {
+		if !m.Exported() {
+			continue
+		}
+		sig := m.Signature()
+		lines = append(lines, fmt.Sprintf("method (%s) %s%s", str(sig.Recv().Type()), m.Name(), strings.TrimPrefix(str(sig), "func")))
+	}
+	return lines
+}
+
+// TestForeignTypes: a dependency whose type shows in a signature is one that our users cannot do without, and whose next
+// major version is theirs to bear.
+func TestForeignTypes(t *testing.T) {
+	for _, p := range typed(t) {
+		name := short(p.PkgPath)
+		if !isPublic(name) {
+			continue
+		}
+		scope := p.Types.Scope()
+		for _, id := range scope.Names() {
+			obj := scope.Lookup(id)
+			if !obj.Exported() {
+				continue
+			}
+			w := walker{own: p.Types, seen: make(map[types.Type]bool)}
+			w.object(obj)
+			for _, pkg := range w.packages {
+				if why := showing(name, pkg); why != "" {
+					t.Errorf("%s.%s shows %s: %s", name, id, pkg, why)
+				}
+			}
+		}
+	}
+}
+
+func showing(name, pkg string) string {
+	switch {
+	case isOurs(pkg):
+		if !isPublic(short(pkg)) {
+			return "an internal package, whose documentation nobody can read"
+		}
+		return ""
+	case isStd(pkg):
+		return ""
+	}
+	allowed := foreign
+	if adapter, ok := adapters[name]; ok {
+		allowed = append(slices.Clone(foreign), adapter)
+	}
+	for _, prefix := range allowed {
+		if strings.HasPrefix(pkg, prefix) {
+			return ""
+		}
+	}
+	return "a package of another module"
+}
+
+// walker collects the packages of the types that an exported object shows.
+type walker struct {
+	own      *types.Package
+	seen     map[types.Type]bool
+	packages []string
+}
+
+func (w *walker) object(obj types.Object) {
+	w.typ(obj.Type())
+	if tn, ok := obj.(*types.TypeName); ok && !tn.IsAlias() {
+		named := tn.Type().(*types.Named)
+		w.typ(named.Underlying())
+		for m := range named.Methods() {
+			if m.Exported() {
+				w.typ(m.Type())
+			}
+		}
+	}
+}
+
+func (w *walker) typ(t types.Type) {
+	t = types.Unalias(t)
+	if t == nil || w.seen[t] {
+		return
+	}
+	w.seen[t] = true
+	switch t := t.(type) {
+	case *types.Named:
+		if pkg := t.Obj().Pkg(); pkg != nil && pkg != w.own && !slices.Contains(w.packages, pkg.Path()) {
+			w.packages = append(w.packages, pkg.Path())
+		}
+		for arg := range t.TypeArgs().Types() {
+			w.typ(arg)
+		}
+	case *types.Signature:
+		w.typ(t.Params())
+		w.typ(t.Results())
+	case *types.Tuple:
+		for v := range t.Variables() {
+			w.typ(v.Type())
+		}
+	case *types.Struct:
+		for f := range t.Fields() {
+			if f.Exported() || f.Embedded() {
+				w.typ(f.Type())
+			}
+		}
+	case *types.Interface:
+		for m := range t.Methods() {
+			w.typ(m.Type())
+		}
+	case *types.Map:
+		w.typ(t.Key())
+		w.typ(t.Elem())
+	case interface{ Elem() types.Type }: // pointer, slice, array, channel
+		w.typ(t.Elem())
+	}
+}

@@ -1,0 +1,186 @@
+package policy_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rule says what a package may import, apart from the standard library.
+type rule struct {
+	ours    string // packages of this module
+	modules string // modules of others, by path without the version
+	why     string
+}
+
+// arrows has a line for each package that there is or will be. An import that is missing here is a decision to take: arrows point
+// one way, only convert and runtime compose, and a program that wants a squashfs reader gets just that. A module of others
+// also wants a line in docs/DEPENDENCIES.md.
+var arrows = map[string]rule{
+	".": {"", "", "the map of the module; it holds no code"},
+
+	"image": {
+		"internal/atomicfile internal/distribution internal/inflate",
+		"opencontainers/go-digest opencontainers/image-spec google/go-containerregistry klauspost/compress",
+		"the OCI model and the sources that need no configuration",
+	},
+	"image/registry": {
+		"image internal/distribution", "opencontainers/go-digest opencontainers/image-spec golang.org/x/sync google/go-containerregistry",
+		"what a program does with a registry beyond reading one image",
+	},
+	"image/cache": {"internal/atomicfile", "opencontainers/go-digest golang.org/x/sys", "a store by digest knows neither registries nor file systems"},
+	"image/ggcr": {
+		"image", "opencontainers/go-digest opencontainers/image-spec google/go-containerregistry",
+		"the adapter is the one place where go-containerregistry's types show",
+	},
+	"image/recipe": {"", "", "a parser of text"},
+
+	"squashfs": {
+		"internal/atomicfile internal/inflate squashfs/internal/disk",
+		"klauspost/compress pierrec/lz4 ulikunitz/xz golang.org/x/sync golang.org/x/sys",
+		"the format alone: nothing of layers, digests of blobs, caches or SIF",
+	},
+	"squashfs/internal/disk": {"", "", "the byte layout; values in, bytes out"},
+	"squashfs/calebq42": {
+		"squashfs", "CalebQ42/squashfs",
+		"opt-in for trusted images: it links GPL code and panics on damaged ones",
+	},
+
+	"sif": {
+		"internal/sifedit sif/internal/disk internal/atomicfile", "opencontainers/image-spec sylabs/sif",
+		"the container and its metadata objects; a partition's contents are bytes to it",
+	},
+	"sif/internal/disk": {"", "", "the byte layout; values in, bytes out"},
+	"sign": {
+		"sif image internal/sifedit internal/atomicfile", "ProtonMail/go-crypto sylabs/sif opencontainers/go-digest golang.org/x/sys",
+		"signatures are over SIF objects and manifests, not over what is in them",
+	},
+
+	"convert": {
+		"image image/cache sif squashfs internal/atomicfile internal/inflate internal/meter",
+		"opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sync golang.org/x/sys",
+		"the pipeline is where image, sif and squashfs meet",
+	},
+
+	"mount":       {"squashfs", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
+	"runtime":     {"image mount squashfs sif", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
+	"runtime/gpu": {"runtime", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
+	"runtime/mpi": {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
+	"runtime/oci": {"runtime", "opencontainers/runtime-spec", "bundles for other runtimes"},
+
+	"internal/atomicfile":   {"", "golang.org/x/sys", "publishing a file, for whoever writes one"},
+	"internal/distribution": {"", "google/go-containerregistry opencontainers/go-digest", "what image and image/registry share of the protocol"},
+	"internal/inflate":      {"", "", "deflate, zlib and gzip: bytes in, bytes out"},
+	"internal/meter":        {"", "", "counters and a ticker"},
+	"internal/sifedit":      {"internal/atomicfile", "sylabs/sif", "what sif and sign share of sylabs/sif"},
+
+	"internal/oracle":      {"", "golang.org/x/sys", "test support"},
+	"internal/testtree":    {"internal/oracle", "golang.org/x/sys", "test support"},
+	"internal/golden":      {"", "google/go-cmp", "test support"},
+	"internal/fstestx":     {"internal/oracle internal/testtree", "google/go-cmp", "test support"},
+	"internal/policy":      {"", "", "tests only"},
+	"internal/conformance": {"", "", "tests only"},
+}
+
+// testSupport is imported by tests only.
+var testSupport = []string{"internal/oracle", "internal/testtree", "internal/golden", "internal/fstestx"}
+
+func TestArrows(t *testing.T) {
+	for _, env := range [][]string{{"GOOS=linux", "CGO_ENABLED=0"}, {"GOOS=darwin", "CGO_ENABLED=0"}} {
+		for _, p := range listPackages(t, env...) {
+			name := short(p.ImportPath)
+			if strings.HasPrefix(name, "examples/") {
+				continue // examples show how all of it is used
+			}
+			r, ok := arrows[name]
+			if !ok {
+				t.Errorf("%s has no line in the table of arrows (%s): decide what it may import, and why", name, "internal/policy/arrows_test.go")
+				continue
+			}
+			for _, imp := range p.Imports {
+				checkImport(t, name, r, imp)
+			}
+		}
+	}
+}
+
+func checkImport(t *testing.T, name string, r rule, imp string) {
+	t.Helper()
+	switch {
+	case isStd(imp):
+	case isOurs(imp):
+		if !slices.Contains(strings.Fields(r.ours), short(imp)) {
+			t.Errorf("%s imports %s; it may import: %s (%s)", name, short(imp), orNothing(r.ours), r.why)
+		}
+		if slices.Contains(testSupport, short(imp)) && !slices.Contains(testSupport, name) {
+			t.Errorf("%s imports %s outside its tests", name, short(imp))
+		}
+	default:
+		for _, m := range strings.Fields(r.modules) {
+			path := strings.TrimPrefix(imp, "github.com/")
+			if path == m || strings.HasPrefix(path, m+"/") {
+				return
+			}
+		}
+		t.Errorf("%s imports %s; of others it may import: %s (%s)", name, imp, orNothing(r.modules), r.why)
+	}
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}
+
+// TestArrowsPointOneWay holds the table itself to the design, so that a line added in a hurry does not undo it.
+func TestArrowsPointOneWay(t *testing.T) {
+	for name, r := range arrows {
+		if r.why == "" {
+			t.Errorf("%s: no reason given", name)
+		}
+		for _, imp := range strings.Fields(r.ours) {
+			if _, ok := arrows[imp]; !ok {
+				t.Errorf("%s may import %s, which has no line of its own", name, imp)
+			}
+		}
+	}
+	for _, leaf := range []string{"squashfs", "image", "sif"} {
+		for name := range reach(leaf) {
+			if isPublic(name) && name != leaf {
+				t.Errorf("%s is a leaf, but may reach %s", leaf, name)
+			}
+		}
+	}
+	for name := range arrows {
+		if reach(name)[name] {
+			t.Errorf("%s may import itself by way of others", name)
+		}
+	}
+}
+
+// reach returns what a package may import, directly or not.
+func reach(name string) map[string]bool {
+	seen := make(map[string]bool)
+	todo := strings.Fields(arrows[name].ours)
+	for len(todo) > 0 {
+		next := todo[0]
+		todo = todo[1:]
+		if !seen[next] {
+			seen[next] = true
+			todo = append(todo, strings.Fields(arrows[next].ours)...)
+		}
+	}
+	return seen
+}
+
+// TestDependenciesAreExplained wants a line in docs/DEPENDENCIES.md for each module that go.mod requires directly.
+func TestDependenciesAreExplained(t *testing.T) {
+	text := readFile(t, "docs/DEPENDENCIES.md")
+	for _, m := range slices.Sorted(maps.Keys(directModules(t))) {
+		if !strings.Contains(text, m) {
+			t.Errorf("docs/DEPENDENCIES.md does not say why %s is required", m)
+		}
+	}
+}
