@@ -11,8 +11,8 @@ import (
 // in use can mount.
 type Compression int
 
-// Compressors. LZO and LZMA exist in old images; this package knows their
-// names but neither writes nor reads them.
+// Compressors. XZ is read but not written. LZO and LZMA exist in old images;
+// this package knows their names but neither writes nor reads them.
 const (
 	CompressionGzip Compression = iota
 	CompressionZstd

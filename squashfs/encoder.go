@@ -11,7 +11,6 @@ import (
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
 
 	"hpcimg/squashfs/internal/disk"
 )
@@ -43,9 +42,11 @@ func newEncoderConfig(c Compression, level, blockSize int) (encoderConfig, error
 		most = 22
 	case CompressionLZ4:
 		most = 9
-	case CompressionXZ, CompressionNone:
+	case CompressionNone:
 		most = 0
-	case CompressionLZO, CompressionLZMA:
+	case CompressionXZ, CompressionLZO, CompressionLZMA:
+		// For xz there is an encoder, but kernels fail to decode some of
+		// its blocks with an I/O error.
 		return cfg, fmt.Errorf("squashfs: writing %v: %w", c, errors.ErrUnsupported)
 	default:
 		return cfg, fmt.Errorf("squashfs: Compression %d is unknown", int(c))
@@ -77,20 +78,16 @@ func defaultLevel(c Compression) int {
 func (cfg encoderConfig) blockLog() uint16 { return uint16(bits.TrailingZeros(uint(cfg.blockSize))) }
 
 // appendOptions appends the compressor options that follow the superblock.
-// Only lz4 needs any; and xz, whose dictionary kernels would otherwise take
-// to be no larger than a data block.
+// Only lz4 needs any.
 func (cfg encoderConfig) appendOptions(dst []byte) []byte {
-	switch cfg.compression {
-	case CompressionLZ4:
-		var flags uint32
-		if cfg.level > 1 {
-			flags = disk.LZ4HC
-		}
-		return disk.AppendLZ4Options(dst, flags)
-	case CompressionXZ:
-		return disk.AppendXZOptions(dst, uint32(xzDictionary(cfg.blockSize)), 0)
+	if cfg.compression != CompressionLZ4 {
+		return dst
 	}
-	return dst
+	var flags uint32
+	if cfg.level > 1 {
+		flags = disk.LZ4HC
+	}
+	return disk.AppendLZ4Options(dst, flags)
 }
 
 // blockEncoder compresses one block at a time. It is not safe for concurrent
@@ -112,8 +109,6 @@ func (cfg encoderConfig) newEncoder() (blockEncoder, error) {
 			return &lz4Encoder{compress: (&lz4.CompressorHC{Level: level}).CompressBlock}, nil
 		}
 		return &lz4Encoder{compress: new(lz4.Compressor).CompressBlock}, nil
-	case CompressionXZ:
-		return xzEncoder{dictionary: xzDictionary(cfg.blockSize)}, nil
 	case CompressionNone:
 		return rawEncoder{}, nil
 	}
@@ -205,28 +200,6 @@ func (e *lz4Encoder) encode(dst, src []byte) ([]byte, error) {
 		return nil, err
 	}
 	return dst[:n], nil
-}
-
-type xzEncoder struct{ dictionary int }
-
-// xzDictionary returns the dictionary size for a block size: metadata blocks
-// use it too and are larger than the smallest data blocks.
-func xzDictionary(blockSize int) int { return max(blockSize, disk.MetadataSize) }
-
-func (e xzEncoder) encode(dst, src []byte) ([]byte, error) {
-	out := cappedBuffer{buf: dst[:0], limit: len(src)}
-	// Kernels know no other check than CRC-32.
-	w, err := xz.WriterConfig{DictCap: e.dictionary, CheckSum: xz.CRC32}.NewWriter(&out)
-	if err == nil {
-		_, err = w.Write(src)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	if errors.Is(err, errOverCap) {
-		return nil, nil
-	}
-	return out.buf, err
 }
 
 // EncoderFingerprint identifies the bytes that this build makes of given

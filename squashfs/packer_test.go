@@ -291,8 +291,10 @@ func TestPackerOptions(t *testing.T) {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
-	_, err := squashfs.NewPacker(&memory{}, 0, &squashfs.PackerOptions{Compression: squashfs.CompressionLZO})
-	if !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("lzo: %v", err)
+	for _, c := range []squashfs.Compression{squashfs.CompressionXZ, squashfs.CompressionLZO, squashfs.CompressionLZMA} {
+		_, err := squashfs.NewPacker(&memory{}, 0, &squashfs.PackerOptions{Compression: c})
+		if !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%v: %v", c, err)
+		}
 	}
 }

@@ -18,12 +18,3 @@ func AppendLZ4Options(dst []byte, flags uint32) []byte {
 	dst = le.AppendUint32(dst, LZ4Version)
 	return le.AppendUint32(dst, flags)
 }
-
-// AppendXZOptions appends the options block of an xz image, header included.
-// dict is the dictionary size, filters a bit set of branch filters.
-func AppendXZOptions(dst []byte, dict, filters uint32) []byte {
-	le := binary.LittleEndian
-	dst = le.AppendUint16(dst, MetadataHeader(8, true))
-	dst = le.AppendUint32(dst, dict)
-	return le.AppendUint32(dst, filters)
-}
