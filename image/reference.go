@@ -137,7 +137,7 @@ func parseWith(t Transport, rest string) (Reference, error) {
 var (
 	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagPattern        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
-	hostPattern       = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+	hostPattern       = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 )
 
 func parseRemote(t Transport, s string) (Reference, error) {

@@ -1,0 +1,122 @@
+package image_test
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"testing"
+
+	"hpcimg/image"
+)
+
+// documented reports whether err is one that Open promises.
+func documented(err error) bool {
+	if _, ok := errors.AsType[*image.PlatformError](err); ok {
+		return true
+	}
+	for _, want := range []error{image.ErrFormat, image.ErrDigest, image.ErrLimit, fs.ErrNotExist, errors.ErrUnsupported} {
+		if errors.Is(err, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// openFuzzed opens root and checks what holds for every image: errors are documented, layers obey their descriptors, and an image
+// opened by its own descriptor is the same.
+func openFuzzed(t *testing.T, b blobs, root image.Descriptor) {
+	img, err := image.New(t.Context(), root, b, amd64())
+	if err != nil {
+		if !documented(err) {
+			t.Fatalf("undocumented error %v", err)
+		}
+		return
+	}
+	if len(img.Layers()) != len(img.Config().RootFS.DiffIDs) {
+		t.Fatalf("%d layers, %d diffIDs", len(img.Layers()), len(img.Config().RootFS.DiffIDs))
+	}
+	for _, l := range img.Layers() {
+		if l.Descriptor.Size < 0 || l.Descriptor.Digest.Validate() != nil || l.DiffID.Validate() != nil {
+			t.Fatalf("layer %+v", l)
+		}
+		rc, err := l.Open(t.Context())
+		if err != nil {
+			continue
+		}
+		n, err := io.Copy(io.Discard, rc)
+		if n > l.Descriptor.Size || (err == nil) != (n == l.Descriptor.Size) {
+			t.Fatalf("read %d of %d bytes, %v", n, l.Descriptor.Size, err)
+		}
+		_ = rc.Close()
+	}
+	again, err := image.New(t.Context(), img.Descriptor(), b, amd64())
+	if err != nil || string(again.RawConfig()) != string(img.RawConfig()) || again.Descriptor().Digest != img.Descriptor().Digest {
+		t.Fatalf("opened again: %v", err)
+	}
+}
+
+// seeds adds every document of one media type that the tables of this package use.
+func seeds(f *testing.F, want ...string) {
+	n := 0
+	add := func(b blobs, d image.Descriptor) {
+		for _, w := range want {
+			if raw := b[d.Digest]; d.MediaType == w && len(raw) < 10_000 {
+				f.Add(raw)
+				n++
+			}
+		}
+	}
+	for _, tc := range hostileDocuments() {
+		b := blobs{}
+		add(b, tc.make(b))
+	}
+	b := blobs{}
+	add(b, manifestOf("", "", "")(b))
+	add(b, platformIndex(b, typeIndex, "linux/amd64", "linux/arm64/v8", "unknown/unknown"))
+	if n < 3 {
+		f.Fatalf("only %d seeds", n)
+	}
+}
+
+// parts are the blobs that fuzzed documents may refer to.
+func parts() blobs {
+	b := blobs{}
+	manifestOf("", "", "")(b)
+	b.put(typeManifest, "m")
+	return b
+}
+
+func FuzzManifest(f *testing.F) {
+	seeds(f, typeManifest)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b := parts()
+		openFuzzed(t, b, b.put(typeManifest, string(raw)))
+		openFuzzed(t, b, b.put("application/json", string(raw)))
+	})
+}
+
+func FuzzIndex(f *testing.F) {
+	seeds(f, typeIndex)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b := parts()
+		openFuzzed(t, b, b.put(typeIndex, string(raw)))
+		openFuzzed(t, b, b.put(typeList, string(raw)))
+	})
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(goodConfig))
+	for _, tc := range hostileDocuments() {
+		b := blobs{}
+		tc.make(b)
+		for _, raw := range b {
+			if len(raw) < 2000 && len(raw) > 0 && raw[len(raw)-1] == '}' {
+				f.Add(raw)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		b := parts()
+		openFuzzed(t, b, manifestOf(jsonOf(b.put(typeConfig, string(raw))), "", "")(b))
+	})
+}
