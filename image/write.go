@@ -156,13 +156,16 @@ func updateIndex(ctx context.Context, dir string, entry Descriptor, tag string) 
 const (
 	lockName = ".index.json.lock"
 	// lockStale is far longer than reading and writing one small file takes: whoever holds the lock for so long was killed.
-	lockStale = 30 * time.Second
+	lockStale = 10 * time.Second
 	lockPoll  = 5 * time.Millisecond
 )
 
-// lockLayout takes the lock of a layout: a file that link(2) or O_EXCL lets only one process create, on network file systems too.
+// lockLayout takes the lock of a layout: a file that O_EXCL lets only one process create, on network file systems too. How long a
+// lock has stood is measured by whoever waits for it, because the clocks of two nodes differ.
 func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
 	name := filepath.Join(dir, lockName)
+	var seen fs.FileInfo
+	var since time.Time
 	for {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err == nil {
@@ -172,13 +175,14 @@ func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > lockStale {
-			// Renaming settles who of several waiters removes it.
-			grave := fmt.Sprintf("%s.stale-%d", name, os.Getpid())
-			if os.Rename(name, grave) == nil {
-				_ = os.Remove(grave)
-			}
-			continue
+		info, err := os.Lstat(name)
+		switch {
+		case err != nil:
+			seen = nil
+		case seen == nil || !os.SameFile(seen, info) || !seen.ModTime().Equal(info.ModTime()):
+			seen, since = info, time.Now()
+		case time.Since(since) > lockStale:
+			breakLock(name, seen)
 		}
 		select {
 		case <-ctx.Done():
@@ -186,4 +190,17 @@ func lockLayout(ctx context.Context, dir string) (unlock func(), err error) {
 		case <-time.After(lockPoll):
 		}
 	}
+}
+
+// breakLock removes a lock whose holder was killed. Renaming settles who of several waiters does it; should the lock have become
+// somebody else's in between, it is put back.
+func breakLock(name string, stale fs.FileInfo) {
+	grave := fmt.Sprintf("%s.stale-%d", name, os.Getpid())
+	if os.Rename(name, grave) != nil {
+		return
+	}
+	if info, err := os.Lstat(grave); err == nil && !os.SameFile(info, stale) {
+		_ = os.Link(grave, name)
+	}
+	_ = os.Remove(grave)
 }
