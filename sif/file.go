@@ -42,8 +42,8 @@ type Object struct {
 	// Partition describes an object of type DataPartition and is zero for others.
 	Partition Partition
 
-	extra [disk.ExtraSize]byte
-	r     io.ReaderAt
+	raw disk.Descriptor
+	r   io.ReaderAt
 }
 
 // Partition describes what a partition holds.
@@ -60,7 +60,7 @@ func (o Object) Open() *io.SectionReader { return io.NewSectionReader(o.r, o.Off
 // the field is empty. It proves nothing: package sign does.
 func (o Object) Fingerprint() []byte {
 	const at, size = 4, 20 // after the hash type
-	fp := o.extra[at : at+size]
+	fp := o.raw.Extra[at : at+size]
 	if o.Type != DataSignature || string(fp) == string(make([]byte, size)) {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (o Object) Digest() string {
 	if o.Type != DataOCIBlob && o.Type != DataOCIRootIndex {
 		return ""
 	}
-	text, _, _ := strings.Cut(string(o.extra[:]), "\x00")
+	text, _, _ := strings.Cut(string(o.raw.Extra[:]), "\x00")
 	return text
 }
 
@@ -85,6 +85,8 @@ type File struct {
 	closer  io.Closer
 	header  Header
 	objects []Object
+
+	signedHeader []byte
 }
 
 // Open opens the file at path for reading.
@@ -126,7 +128,7 @@ func NewFile(r io.ReaderAt, size int64) (*File, error) {
 	if err := checkTable(h, table, size); err != nil {
 		return nil, err
 	}
-	f := &File{r: r, size: size, header: newHeader(h)}
+	f := &File{r: r, size: size, header: newHeader(h), signedHeader: signedHeader(h)}
 	for i := range table {
 		if table[i].Used != 0 {
 			f.objects = append(f.objects, newObject(&table[i], r))
@@ -162,7 +164,7 @@ func newObject(d *disk.Descriptor, r io.ReaderAt) Object {
 		Size:        d.Size,
 		Created:     time.Unix(d.CreatedAt, 0).UTC(),
 		Modified:    time.Unix(d.ModifiedAt, 0).UTC(),
-		extra:       d.Extra,
+		raw:         *d,
 		r:           r,
 	}
 	if o.Type == DataPartition {

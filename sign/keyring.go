@@ -1,0 +1,134 @@
+package sign
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+)
+
+// maxKeyring bounds what is read as a key ring. That of a site with hundreds of keys has a few MiB.
+const maxKeyring = 16 << 20
+
+// Keyring is a set of keys. It is immutable and safe for concurrent use.
+type Keyring struct {
+	keys []*Key
+}
+
+// NewKeyring returns a key ring. Of two keys with one fingerprint the last counts, and keeps a secret half that only the other has.
+func NewKeyring(keys ...*Key) *Keyring { return new(Keyring).With(keys...) }
+
+// ReadKeyring reads a key ring, binary or as any number of ASCII-armoured blocks. Keys that the OpenPGP library does not know are skipped, as
+// long as one remains.
+func ReadKeyring(r io.Reader) (*Keyring, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxKeyring+1))
+	if err != nil {
+		return nil, fmt.Errorf("sign: key ring: %w", err)
+	}
+	if len(data) > maxKeyring {
+		return nil, &LimitError{What: "size of key ring", Limit: maxKeyring}
+	}
+	entities, err := readEntities(data)
+	if err != nil {
+		return nil, fmt.Errorf("sign: key ring: %w", err)
+	}
+	var keys []*Key
+	for _, e := range entities {
+		k, err := newKey(e)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return NewKeyring(keys...), nil
+}
+
+func readEntities(data []byte) (openpgp.EntityList, error) {
+	const armorStart = "-----BEGIN PGP "
+	if !bytes.Contains(data, []byte(armorStart)) {
+		return openpgp.ReadKeyRing(bytes.NewReader(data))
+	}
+	var all openpgp.EntityList
+	// The armour reader keeps to its own block only as far as its buffer reaches, so it is given one block at a time.
+	for part := range bytes.SplitSeq(data, []byte(armorStart)) {
+		if len(bytes.TrimSpace(part)) == 0 {
+			continue
+		}
+		block, err := armor.Decode(bytes.NewReader(append([]byte(armorStart), part...)))
+		if err != nil || block.Type != openpgp.PublicKeyType && block.Type != openpgp.PrivateKeyType {
+			continue
+		}
+		list, err := openpgp.ReadKeyRing(block.Body)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no key found")
+	}
+	return all, nil
+}
+
+// Keys returns the keys in the order in which they were added.
+func (r *Keyring) Keys() []*Key {
+	if r == nil {
+		return nil
+	}
+	return slices.Clone(r.keys)
+}
+
+// Find returns the key with a fingerprint. The error is fs.ErrNotExist if there is none.
+func (r *Keyring) Find(fp Fingerprint) (*Key, error) {
+	for _, k := range r.Keys() {
+		if k.Fingerprint() == fp {
+			return k, nil
+		}
+	}
+	return nil, &KeyError{Fingerprint: fp, Err: fs.ErrNotExist}
+}
+
+// With returns a key ring that has keys as well.
+func (r *Keyring) With(keys ...*Key) *Keyring {
+	list := r.Keys()
+	for _, k := range keys {
+		i := slices.IndexFunc(list, func(have *Key) bool { return have.Fingerprint() == k.Fingerprint() })
+		if i < 0 {
+			list = append(list, k)
+			continue
+		}
+		if k.secret == nil && list[i].secret != nil {
+			merged := *k
+			merged.secret, merged.info.protected = list[i].secret, list[i].info.protected
+			k = &merged
+		}
+		list[i] = k
+	}
+	return &Keyring{keys: list}
+}
+
+// Without returns a key ring that lacks the key with a fingerprint.
+func (r *Keyring) Without(fp Fingerprint) *Keyring {
+	return &Keyring{keys: slices.DeleteFunc(r.Keys(), func(k *Key) bool { return k.Fingerprint() == fp })}
+}
+
+// entities returns the public keys for the OpenPGP library.
+func (r *Keyring) entities(allowed func(Fingerprint) bool) (openpgp.EntityList, error) {
+	var list openpgp.EntityList
+	for _, k := range r.Keys() {
+		if !allowed(k.Fingerprint()) {
+			continue
+		}
+		e, err := k.Public().entity()
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
