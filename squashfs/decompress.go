@@ -1,16 +1,14 @@
 package squashfs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
-	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 
+	"hpcimg/internal/inflate"
 	"hpcimg/squashfs/internal/disk"
 )
 
@@ -55,46 +53,17 @@ func safeDecode(d blockDecoder, dst, src []byte) (n int, err error) {
 }
 
 type gzipDecoder struct {
-	pool sync.Pool // of *gzipState
-}
-
-type gzipState struct {
-	in bytes.Reader
-	z  io.ReadCloser
+	pool sync.Pool // of *inflate.Decoder
 }
 
 func (d *gzipDecoder) decode(dst, src []byte) (int, error) {
-	st, _ := d.pool.Get().(*gzipState)
-	if st == nil {
-		st = &gzipState{}
+	z, ok := d.pool.Get().(*inflate.Decoder)
+	if !ok {
+		z = new(inflate.Decoder)
 	}
-	defer d.pool.Put(st)
-	st.in.Reset(src)
-	var err error
-	if st.z == nil {
-		st.z, err = zlib.NewReader(&st.in)
-	} else {
-		err = st.z.(zlib.Resetter).Reset(&st.in, nil)
-	}
-	if err != nil {
-		return 0, err
-	}
-	n, err := io.ReadFull(st.z, dst)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return n, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	// The checksum is verified by the read that reaches the end.
-	var one [1]byte
-	switch k, err := st.z.Read(one[:]); {
-	case k > 0:
-		return 0, errDecodedSize
-	case err != nil && !errors.Is(err, io.EOF):
-		return 0, err
-	}
-	return n, nil
+	n, err := z.Zlib(dst, src)
+	d.pool.Put(z)
+	return n, err
 }
 
 type zstdDecoder struct{ d *zstd.Decoder }

@@ -25,6 +25,10 @@ func (in *Inode) readable() error {
 	return fs.ErrInvalid
 }
 
+// special reports whether in is neither a file nor a directory. Nothing of a
+// device is in an image, so as a file it is empty.
+func (in *Inode) special() bool { return !in.isRegular() && !in.IsDir() }
+
 // openFile is what Open returns for anything but a directory.
 type openFile struct {
 	in     *Inode
@@ -35,7 +39,7 @@ type openFile struct {
 }
 
 func (f *openFile) fail(op string, err error) error {
-	if err == nil || errors.Is(err, io.EOF) && err == io.EOF { //nolint:errorlint // io.EOF must stay bare
+	if err == nil || err == io.EOF { //nolint:errorlint // io.EOF must stay bare
 		return err
 	}
 	return &fs.PathError{Op: op, Path: f.name, Err: err}
@@ -58,6 +62,9 @@ func (f *openFile) Read(p []byte) (int, error) {
 	if f.closed {
 		return 0, f.fail("read", fs.ErrClosed)
 	}
+	if f.in.special() {
+		return 0, io.EOF
+	}
 	if len(p) == 0 {
 		return 0, f.fail("read", f.in.readable())
 	}
@@ -74,8 +81,13 @@ func (f *openFile) ReadAt(p []byte, off int64) (int, error) {
 	f.mu.Lock()
 	closed := f.closed
 	f.mu.Unlock()
-	if closed {
+	switch {
+	case closed:
 		return 0, f.fail("read", fs.ErrClosed)
+	case f.in.special() && off >= 0:
+		return 0, io.EOF
+	case f.in.special():
+		return 0, f.fail("read", errNegativeOffset)
 	}
 	n, err := f.in.ReadAt(p, off)
 	return n, f.fail("read", err)
@@ -112,6 +124,9 @@ func (f *openFile) WriteTo(w io.Writer) (int64, error) {
 	defer f.mu.Unlock()
 	if f.closed {
 		return 0, f.fail("read", fs.ErrClosed)
+	}
+	if f.in.special() {
+		return 0, nil
 	}
 	if err := f.in.readable(); err != nil {
 		return 0, f.fail("read", err)

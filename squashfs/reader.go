@@ -249,6 +249,9 @@ func (r *Reader) ReadFile(name string) ([]byte, error) {
 // readAll returns the contents of a file. It does not trust the size to be
 // true before some of it has been seen.
 func (in *Inode) readAll(limit int64) ([]byte, error) {
+	if in.special() {
+		return []byte{}, nil
+	}
 	if err := in.readable(); err != nil {
 		return nil, err
 	}
