@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"hpcimg/internal/oracle"
 	"hpcimg/internal/testtree"
 	"hpcimg/squashfs"
 	"hpcimg/squashfs/internal/disk"
@@ -160,69 +157,6 @@ func TestBuilderPackErrors(t *testing.T) {
 	if _, err := b.WriteTables(t.Context(), &memory{}, 8192); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("tables over a pack: %v", err)
 	}
-}
-
-// Two packs, one of them beyond 4 GiB of a sparse file, make one image.
-func TestBuilderPacks(t *testing.T) {
-	oracle.Root(t)
-	const far = 5 << 30
-	image := filepath.Join(t.TempDir(), "image")
-	f, err := os.Create(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b, err := squashfs.NewBuilder(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tree := testtree.Tree{
-		testtree.Dir(".", 0o755),
-		testtree.File("0/small", 0o644, testtree.Text(1, 100)),
-		testtree.File("0/large", 0o644, testtree.Text(2, 300<<10)),
-		testtree.File("1/small", 0o644, testtree.Text(3, 100)),
-		testtree.File("1/large", 0o644, testtree.Text(4, 300<<10)),
-		testtree.File("1/sparse", 0o644, testtree.Zeros(300<<10)),
-	}
-	end := int64(4096)
-	for i, offset := range []int64{4096, far} {
-		p, err := squashfs.NewPacker(f, offset, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var entries []squashfs.Entry
-		for _, e := range tree {
-			if strings.HasPrefix(e.Path, fmt.Sprint(i)) {
-				s := entry(e)
-				if s.Content, err = p.Add(t.Context(), strings.NewReader(string(e.Data)), s.Size); err != nil {
-					t.Fatal(err)
-				}
-				entries = append(entries, s)
-			}
-		}
-		pack, err := p.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		id, err := b.AddPack(pack, offset)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range entries {
-			e.Pack = id
-			if err := b.Add(e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		end = offset + pack.Size
-	}
-	if err := b.Add(entry(tree[0])); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.WriteTables(t.Context(), f, end); err != nil {
-		t.Fatal(err)
-	}
-	diffDir(t, tree.Listing(), oracle.KernelMount(t, image), nil)
 }
 
 // The order of Add does not matter, and WriteTables may be called again.
