@@ -60,7 +60,11 @@ func TryKernelMount(t testing.TB, image string, offset, size int64) (dir string,
 // UserNS skips the test unless an ordinary user may create user namespaces with mounts of its own in them.
 func UserNS(t testing.TB) {
 	t.Helper()
-	Need(t, NeedUserNS, AsUser(t, exec.Command(Tool(t, "unshare"), "--user", "--map-root-user", "--mount", "true")).Run())
+	out, err := AsUser(t, exec.Command(Tool(t, "unshare"), "--user", "--map-root-user", "--mount", "true")).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	Need(t, NeedUserNS, err)
 }
 
 // AsUser makes cmd run with the ids of [User] and no other groups. It returns cmd.
