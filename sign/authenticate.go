@@ -61,14 +61,14 @@ func (v *verifier) authenticatePGP(s *Signature, o sif.Object, block *clearsign.
 		return nil, &VerifyError{ObjectID: s.ObjectID, GroupID: s.GroupID, Err: err}
 	}
 	fp := fingerprintOf(e.PrimaryKey.Fingerprint)
-	if s.Signer, err = v.opts.Keyring.Find(fp); err != nil {
-		return nil, err
-	}
-	s.Signer = s.Signer.Public()
 	if claimed := o.Fingerprint(); !bytes.Equal(claimed, e.PrimaryKey.Fingerprint) {
 		return nil, v.unreadable(s, fmt.Sprintf("descriptor names signer %X, but it is %s", claimed, fp))
 	}
-	s.Trusted = true
+	signer, err := v.opts.Keyring.Find(fp)
+	if err != nil {
+		return nil, err
+	}
+	s.Signer, s.Trusted = signer.Public(), true
 	return block.Plaintext, nil
 }
 

@@ -96,7 +96,7 @@ func VerifyPath(ctx context.Context, path string, opts *VerifyOptions) (*Result,
 // every object is covered by one (or, with AllowUncovered, the primary partition is). The Result is there with or without
 // an error, unless a limit is exceeded, reading fails or ctx ends.
 func Verify(ctx context.Context, f *sif.File, opts *VerifyOptions) (*Result, error) {
-	v := &verifier{ctx: ctx, f: f, sums: make(map[sumKey][]byte)}
+	v := &verifier{f: f, sums: make(map[sumKey][]byte)}
 	if opts != nil {
 		v.opts = *opts
 	}
@@ -112,16 +112,15 @@ func Verify(ctx context.Context, f *sif.File, opts *VerifyOptions) (*Result, err
 		return nil, err
 	}
 	for i := range result.Signatures {
-		if err := v.verify(&result.Signatures[i]); err != nil {
+		if err := v.verify(ctx, &result.Signatures[i]); err != nil {
 			return nil, err
 		}
 	}
 	result.assign()
-	return result, result.judge(v.opts.AllowUncovered)
+	return result, result.judge(&v.opts)
 }
 
 type verifier struct {
-	ctx      context.Context // of the one call that this value lives for
 	f        *sif.File
 	opts     VerifyOptions
 	entities openpgp.EntityList
@@ -159,7 +158,7 @@ func (v *verifier) collect() (*Result, error) {
 }
 
 // verify judges one signature. It returns an error only if it could not.
-func (v *verifier) verify(s *Signature) error {
+func (v *verifier) verify(ctx context.Context, s *Signature) error {
 	o, err := v.f.Object(s.ObjectID)
 	if err != nil {
 		return err
@@ -174,9 +173,9 @@ func (v *verifier) verify(s *Signature) error {
 		return nil
 	}
 	if s.Format == FormatLegacy {
-		s.Err = v.checkLegacy(s, text, o.SignatureHash())
+		s.Err = v.checkLegacy(ctx, s, text, o.SignatureHash())
 	} else {
-		s.Err = v.checkMessage(s, text)
+		s.Err = v.checkMessage(ctx, s, text)
 	}
 	if e := (*readFailure)(nil); errors.As(s.Err, &e) {
 		return e.err
@@ -192,7 +191,7 @@ type readFailure struct{ err error }
 
 func (e *readFailure) Error() string { return e.err.Error() }
 
-func (v *verifier) checkMessage(s *Signature, text []byte) error {
+func (v *verifier) checkMessage(ctx context.Context, s *Signature, text []byte) error {
 	if s.GroupID == 0 {
 		return &VerifyError{ObjectID: s.ObjectID, Err: errors.New("signature is not linked to a group")}
 	}
@@ -221,7 +220,7 @@ func (v *verifier) checkMessage(s *Signature, text []byte) error {
 		if !signed.DescriptorDigest.matches(o.SignedDescriptor(signed.RelativeID)) {
 			return fail("descriptor was changed")
 		}
-		sum, err := v.sum(o, signed.ObjectDigest.hash)
+		sum, err := v.sum(ctx, o, signed.ObjectDigest.hash)
 		if err != nil {
 			return err
 		}
@@ -233,7 +232,7 @@ func (v *verifier) checkMessage(s *Signature, text []byte) error {
 	return nil
 }
 
-func (v *verifier) checkLegacy(s *Signature, text []byte, h crypto.Hash) error {
+func (v *verifier) checkLegacy(ctx context.Context, s *Signature, text []byte, h crypto.Hash) error {
 	fail := func(err error) error {
 		return &VerifyError{ObjectID: s.LinkedID, GroupID: s.GroupID, Err: err}
 	}
@@ -255,7 +254,7 @@ func (v *verifier) checkLegacy(s *Signature, text []byte, h crypto.Hash) error {
 	}
 	w := d.hash.New()
 	for _, o := range objects {
-		if err := v.read(w, o); err != nil {
+		if err := v.read(ctx, w, o); err != nil {
 			return err
 		}
 		s.Covers = append(s.Covers, o.ID)
@@ -272,23 +271,23 @@ func (v *verifier) group(id uint32) []sif.Object {
 }
 
 // sum hashes an object, once per algorithm.
-func (v *verifier) sum(o sif.Object, h crypto.Hash) ([]byte, error) {
+func (v *verifier) sum(ctx context.Context, o sif.Object, h crypto.Hash) ([]byte, error) {
 	key := sumKey{o.ID, h}
 	if sum, ok := v.sums[key]; ok {
 		return sum, nil
 	}
 	w := h.New()
-	if err := v.read(w, o); err != nil {
+	if err := v.read(ctx, w, o); err != nil {
 		return nil, err
 	}
 	v.sums[key] = w.Sum(nil)
 	return v.sums[key], nil
 }
 
-func (v *verifier) read(w io.Writer, o sif.Object) error {
+func (v *verifier) read(ctx context.Context, w io.Writer, o sif.Object) error {
 	r := o.Open()
 	for {
-		if err := v.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return &readFailure{err}
 		}
 		_, err := io.CopyN(w, r, readSize)
@@ -316,7 +315,7 @@ func (r *Result) assign() {
 	}
 }
 
-func (r *Result) judge(allowUncovered bool) error {
+func (r *Result) judge(opts *VerifyOptions) error {
 	if len(r.Signatures) == 0 {
 		return ErrUnsigned
 	}
@@ -324,7 +323,8 @@ func (r *Result) judge(allowUncovered bool) error {
 	trusted := false
 	for _, s := range r.Signatures {
 		trusted = trusted || s.Trusted
-		if s.Trusted && s.Err != nil {
+		// An old signature beside a new one is history, unless the caller counts on old ones.
+		if s.Trusted && s.Err != nil && (s.Format != FormatLegacy || opts.Legacy) {
 			errs = append(errs, s.Err)
 		}
 	}
@@ -333,7 +333,7 @@ func (r *Result) judge(allowUncovered bool) error {
 	}
 	for _, o := range r.Objects {
 		primary := o.Type == sif.DataPartition && o.Partition.Type == sif.PartitionPrimarySystem
-		if !o.Covered() && (primary || !allowUncovered) {
+		if !o.Covered() && (primary || !opts.AllowUncovered) {
 			errs = append(errs, &VerifyError{ObjectID: o.ID, GroupID: o.GroupID, Err: ErrUnsigned})
 		}
 	}
