@@ -138,11 +138,11 @@ func (b *Builder) add(e *Entry) (*treeNode, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.name = name
-	if old := parent.children[name]; old != nil {
+	n.name = strings.Clone(name) // not the whole path
+	if old := parent.child(name); old != nil {
 		return old, old.replace(n)
 	}
-	parent.addChild(n)
+	parent.dir.add(n)
 	b.count++
 	return n, nil
 }
@@ -154,7 +154,7 @@ func (b *Builder) newNode(e *Entry) (*treeNode, error) {
 		if err != nil {
 			return nil, fmt.Errorf("hard link to %q: %w", e.HardLink, err)
 		}
-		return &treeNode{hardLink: target}, nil
+		return &treeNode{target: strings.Clone(target)}, nil
 	}
 	typ, err := storedType(e.Mode)
 	if err != nil {
@@ -175,11 +175,13 @@ func (b *Builder) newNode(e *Entry) (*treeNode, error) {
 		n.xattrs = e.Xattrs
 	}
 	switch typ {
+	case disk.TypeDir:
+		n.dir = &treeDir{}
 	case disk.TypeFile:
 		if err := b.checkContent(e); err != nil {
 			return nil, err
 		}
-		n.content, n.pack = e.Content, e.Pack
+		n.content, n.pack = e.Content, int32(e.Pack)
 	case disk.TypeSymlink:
 		if e.Target == "" || strings.IndexByte(e.Target, 0) >= 0 {
 			return nil, fmt.Errorf("%w: link target %q", fs.ErrInvalid, e.Target)

@@ -22,11 +22,11 @@ const minIndexedListing = disk.MetadataSize
 // addListing appends the listing of n, whose children have their inodes
 // written, to the directory table.
 func (t *tableSet) addListing(n *treeNode) error {
-	l := &n.list
+	l := &n.dir.list
 	*l = listing{ref: t.dirs.ref(), parent: l.parent}
-	indexed := listingSize(n.sorted) >= minIndexedListing
+	indexed := listingSize(n.dir.sorted) >= minIndexedListing
 	block := l.ref.Block()
-	for rest := n.sorted; len(rest) > 0; {
+	for rest := n.dir.sorted; len(rest) > 0; {
 		if at := t.dirs.ref().Block(); indexed && at != block && l.indexes < math.MaxUint16 {
 			block = at
 			l.indexes++

@@ -59,8 +59,8 @@ func (t *tableSet) addInode(n *treeNode) error {
 	t.buf = disk.AppendInode(t.buf[:0], &in)
 	switch n.typ {
 	case disk.TypeDir:
-		t.buf = append(t.buf, n.list.index...)
-		n.list.index = nil
+		t.buf = append(t.buf, n.dir.list.index...)
+		n.dir.list.index = nil
 	case disk.TypeFile:
 		if n.content != nil {
 			for _, w := range n.content.Blocks {
@@ -108,10 +108,10 @@ func (t *tableSet) describeFile(n *treeNode, in *disk.Inode) (extend bool) {
 
 // describeDir does the same for a directory, whose listing is written.
 func (t *tableSet) describeDir(n *treeNode, in *disk.Inode) (extend bool) {
-	in.DirBlock = uint32(n.list.ref.Block())
-	in.DirOffset = uint16(n.list.ref.Offset())
-	in.DirSize = n.list.size + disk.EmptyDirSize
-	in.Indexes = n.list.indexes
-	in.Parent = n.list.parent
+	in.DirBlock = uint32(n.dir.list.ref.Block())
+	in.DirOffset = uint16(n.dir.list.ref.Offset())
+	in.DirSize = n.dir.list.size + disk.EmptyDirSize
+	in.Indexes = n.dir.list.indexes
+	in.Parent = n.dir.list.parent
 	return in.DirSize > math.MaxUint16 || in.Indexes > 0
 }

@@ -44,7 +44,7 @@ func (t *tableSet) encode(ctx context.Context) error {
 	if t.order, err = t.b.number(ctx); err != nil {
 		return err
 	}
-	t.b.root.list.parent = uint32(len(t.order)) + 1 // as mksquashfs does
+	t.b.root.dir.list.parent = uint32(len(t.order)) + 1 // as mksquashfs does
 	if err := t.encodeDir(ctx, t.b.root); err != nil {
 		return err
 	}
@@ -69,15 +69,15 @@ func (t *tableSet) encodeDir(ctx context.Context, n *treeNode) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("squashfs: %w", err)
 	}
-	for _, c := range n.sorted {
+	for _, c := range n.dir.sorted {
 		if c.isDir() {
-			c.list.parent = n.number
+			c.dir.list.parent = n.number
 			if err := t.encodeDir(ctx, c); err != nil {
 				return err
 			}
 		}
 	}
-	for _, c := range n.sorted {
+	for _, c := range n.dir.sorted {
 		if c = c.resolved(); c.number == t.done+1 {
 			if err := t.addInode(c); err != nil {
 				return err

@@ -13,29 +13,34 @@ import (
 )
 
 // treeNode is a name in the tree, with its inode unless it is a hard link.
+// There may be millions.
 type treeNode struct {
-	name     string
-	hardLink string // path of the target
+	name   string
+	target string // of a symbolic link; path of the target of a hard link
 
-	typ      uint16
+	typ      uint16 // basic type; 0 for a hard link
 	mode     uint16
-	implicit bool // directory that nobody has added
 	uid, gid uint32
 	mtime    uint32
 	device   uint32
-	pack     PackID
-	target   string
+	pack     int32
 	content  *Content
 	xattrs   map[string]string
-	children map[string]*treeNode
+	dir      *treeDir // of a directory
 
 	// Known when tables are written.
 	number uint32
 	links  uint32
 	ref    disk.Ref
 	inode  *treeNode // whose inode this name stands for; nil for its own
-	sorted []*treeNode
-	list   listing
+}
+
+// treeDir is what only directories have.
+type treeDir struct {
+	implicit bool // nobody has added it
+	children map[string]*treeNode
+	sorted   []*treeNode
+	list     listing
 }
 
 // resolved returns the node that has the inode.
@@ -46,33 +51,43 @@ func (n *treeNode) resolved() *treeNode {
 	return n
 }
 
-func (n *treeNode) isDir() bool { return n.typ == disk.TypeDir }
+func (n *treeNode) isDir() bool { return n.dir != nil }
 
-func (n *treeNode) addChild(c *treeNode) {
-	if n.children == nil {
-		n.children = make(map[string]*treeNode)
+func (n *treeNode) isHardLink() bool { return n.typ == 0 }
+
+// child returns the entry of a directory by that name, or nil. Other files
+// have none.
+func (n *treeNode) child(name string) *treeNode {
+	if n.dir == nil {
+		return nil
 	}
-	n.children[c.name] = c
+	return n.dir.children[name]
+}
+
+func (d *treeDir) add(c *treeNode) {
+	if d.children == nil {
+		d.children = make(map[string]*treeNode)
+	}
+	d.children[c.name] = c
 }
 
 // replace gives an implicit directory the attributes of n.
 func (n *treeNode) replace(with *treeNode) error {
 	switch {
-	case !n.implicit:
+	case !n.isDir() || !n.dir.implicit:
 		return fs.ErrExist
 	case !with.isDir():
 		return fmt.Errorf("%w, but entries lie in it", ErrNotDirectory)
 	}
-	name, children := n.name, n.children
+	with.name, with.dir.children = n.name, n.dir.children
 	*n = *with
-	n.name, n.children = name, children
 	return nil
 }
 
 func (b *Builder) newDir(name string) *treeNode {
 	return &treeNode{
-		name: name, implicit: true,
-		typ: disk.TypeDir, mode: 0o755, mtime: storedTime(b.opts.ModTime),
+		name: name, typ: disk.TypeDir, mode: 0o755, mtime: storedTime(b.opts.ModTime),
+		dir: &treeDir{implicit: true},
 	}
 }
 
@@ -85,10 +100,10 @@ func (b *Builder) makeDir(p string) (*treeNode, error) {
 	n := b.root
 	if p != "." {
 		for name := range strings.SplitSeq(p, "/") {
-			c := n.children[name]
+			c := n.child(name)
 			if c == nil {
 				c = b.newDir(strings.Clone(name))
-				n.addChild(c)
+				n.dir.add(c)
 				b.count++
 			}
 			if !c.isDir() {
@@ -108,7 +123,7 @@ func (b *Builder) lookup(p string) *treeNode {
 		return n
 	}
 	for name := range strings.SplitSeq(p, "/") {
-		if n = n.children[name]; n == nil {
+		if n = n.child(name); n == nil {
 			return nil
 		}
 	}
@@ -135,7 +150,7 @@ func (b *Builder) number(ctx context.Context) ([]*treeNode, error) {
 			return fmt.Errorf("squashfs: %w", err)
 		}
 		n.links = 2
-		for _, c := range n.sorted {
+		for _, c := range n.dir.sorted {
 			if c.isDir() {
 				n.links++
 				if err := walk(c); err != nil {
@@ -143,7 +158,7 @@ func (b *Builder) number(ctx context.Context) ([]*treeNode, error) {
 				}
 			}
 		}
-		for _, c := range n.sorted {
+		for _, c := range n.dir.sorted {
 			if c = c.resolved(); c.number == 0 {
 				order = append(order, c)
 				c.number = uint32(len(order))
@@ -162,26 +177,25 @@ func (b *Builder) number(ctx context.Context) ([]*treeNode, error) {
 // reset clears what an earlier run has left, and sorts.
 func (b *Builder) reset(n *treeNode) {
 	n.number, n.links, n.inode, n.ref = 0, 1, nil, 0
-	n.sorted = nil
-	if len(n.children) == 0 {
+	if !n.isDir() {
 		return
 	}
-	n.sorted = slices.SortedFunc(maps.Values(n.children), func(x, y *treeNode) int {
+	n.dir.sorted = slices.SortedFunc(maps.Values(n.dir.children), func(x, y *treeNode) int {
 		return strings.Compare(x.name, y.name)
 	})
-	for _, c := range n.sorted {
+	for _, c := range n.dir.sorted {
 		b.reset(c)
 	}
 }
 
 func (b *Builder) bindHardLinks(n *treeNode, prefix string) error {
-	for _, c := range n.sorted {
+	for _, c := range n.dir.sorted {
 		if c.isDir() {
 			if err := b.bindHardLinks(c, prefix+c.name+"/"); err != nil {
 				return err
 			}
 		}
-		if c.hardLink == "" {
+		if !c.isHardLink() {
 			continue
 		}
 		target, err := b.followHardLink(c)
@@ -197,9 +211,9 @@ func (b *Builder) bindHardLinks(n *treeNode, prefix string) error {
 // followHardLink returns the node with the inode that the link n stands for.
 func (b *Builder) followHardLink(n *treeNode) (*treeNode, error) {
 	const maxHops = 256 // also ends cycles
-	first := n.hardLink
+	first := n.target
 	for range maxHops {
-		n = b.lookup(n.hardLink)
+		n = b.lookup(n.target)
 		switch {
 		case n == nil:
 			return nil, fmt.Errorf("hard link to %q: %w", first, fs.ErrNotExist)
@@ -207,7 +221,7 @@ func (b *Builder) followHardLink(n *treeNode) (*treeNode, error) {
 			return nil, fmt.Errorf("%w: hard link to the directory %q", fs.ErrInvalid, first)
 		case n.inode != nil:
 			return n.inode, nil
-		case n.hardLink == "":
+		case !n.isHardLink():
 			return n, nil
 		}
 	}

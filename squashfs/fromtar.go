@@ -43,6 +43,9 @@ func (w *Writer) FromTar(ctx context.Context, r io.Reader, opts *FromTarOptions)
 		if err != nil {
 			return prefixed(err)
 		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue // a comment of git's
+		}
 		e, err := tarEntry(h, opts.Skip)
 		if err != nil {
 			return &EntryError{Path: h.Name, Err: err}

@@ -72,6 +72,22 @@ func TestWriterUnsquashfs(t *testing.T) {
 	}
 }
 
+func TestWriterRdsquashfs(t *testing.T) {
+	tree := kinds(64 << 10)
+	image := create(t, &squashfs.WriterOptions{BlockSize: 64 << 10}, addTree(tree))
+	dir := t.TempDir()
+	oracle.Run(t, "rdsquashfs", "--quiet", "--no-dev", "--no-fifo", "--unpack-path", "/", "--unpack-root", dir, image)
+	for _, e := range tree {
+		if !e.Mode.IsRegular() || e.HardLink != "" {
+			continue
+		}
+		got, err := os.ReadFile(filepath.Join(dir, e.Path))
+		if err != nil || !bytes.Equal(got, e.Data) {
+			t.Errorf("%s differs (%v)", e.Path, err)
+		}
+	}
+}
+
 func TestWriterSquashfuse(t *testing.T) {
 	oracle.Root(t)
 	oracle.FUSE(t)
