@@ -6,12 +6,9 @@ import (
 	"syscall"
 )
 
-// Limits of a path: as many links as Linux follows, and as many names as no
-// sane tree is deep, so that circles and towers of directories end.
-const (
-	maxLinks     = 40
-	maxPathDepth = 4096
-)
+// maxLinks is how many symbolic links Linux follows in a path. The number of
+// directories is bounded by maxDepth.
+const maxLinks = 40
 
 // find returns the inode of an fs.FS path.
 func (r *Reader) find(op, name string, follow bool) (*Inode, error) {
@@ -62,8 +59,8 @@ func (r *Reader) resolve(name string, follow bool) (*Inode, error) {
 		if !last && !in.IsDir() {
 			return nil, syscall.ENOTDIR
 		}
-		if len(stack) > maxPathDepth {
-			return nil, &LimitError{What: "directories in a path", Limit: maxPathDepth}
+		if len(stack) > maxDepth {
+			return nil, &LimitError{What: "directories in a path", Limit: maxDepth}
 		}
 		stack = append(stack, in)
 	}

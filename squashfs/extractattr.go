@@ -1,0 +1,126 @@
+package squashfs
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"syscall"
+)
+
+// refused reports whether err says that the process may not, or the file
+// system cannot, set an attribute.
+func refused(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) ||
+		errors.Is(err, syscall.EINVAL)
+}
+
+// refusedXattr is refused for extended attributes, which file systems bound in
+// their own ways.
+func refusedXattr(err error) bool {
+	return refused(err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.E2BIG) ||
+		errors.Is(err, syscall.ERANGE)
+}
+
+// setAttrs gives an open file or directory the attributes of in. The order
+// matters: a change of owner clears setuid bits and capabilities, and a mode
+// without write permission keeps us from setting xattrs.
+func (x *extractor) setAttrs(f *os.File, name string, in *Inode) error {
+	mode := in.Mode()
+	if !x.o.NoOwner {
+		if err := setOwner(f, in.uid, in.gid); err != nil {
+			if !refused(err) {
+				return err
+			}
+			x.skip(name, SkippedOwner, err)
+			mode = x.dropSetID(name, mode, err)
+		}
+	} else if !ownedBy(in) {
+		mode &^= fs.ModeSetuid | fs.ModeSetgid
+	}
+	if err := x.setXattrs(name, in, func(k, v string) error { return setXattr(f, k, v) }); err != nil {
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
+		if !refused(err) {
+			return err
+		}
+		x.skip(name, SkippedMode, err)
+	}
+	if err := setTimes(f, in.ModTime()); err != nil {
+		if !refused(err) {
+			return err
+		}
+		x.skip(name, SkippedTime, err)
+	}
+	return nil
+}
+
+// dropSetID takes setuid and setgid from a file that does not get its owner:
+// they would be the rights of another.
+func (x *extractor) dropSetID(name string, mode fs.FileMode, err error) fs.FileMode {
+	const setID = fs.ModeSetuid | fs.ModeSetgid
+	if mode&setID != 0 {
+		x.skip(name, SkippedMode, err)
+	}
+	return mode &^ setID
+}
+
+// setLinkAttrs gives a symbolic link or special file its attributes. They
+// cannot be opened, so this goes through the directory.
+func (x *extractor) setLinkAttrs(d *destDir, name, full string, in *Inode) error {
+	mode := in.Mode()
+	if !x.o.NoOwner {
+		if err := d.lchown(name, in.uid, in.gid); err != nil {
+			if !refused(err) {
+				return err
+			}
+			x.skip(full, SkippedOwner, err)
+			mode = x.dropSetID(full, mode, err)
+		}
+	}
+	err := x.setXattrs(full, in, func(k, v string) error { return d.lsetxattr(name, k, v) })
+	if err != nil {
+		return err
+	}
+	if !in.isSymlink() {
+		if err := d.chmod(name, mode); err != nil {
+			if !refused(err) {
+				return err
+			}
+			x.skip(full, SkippedMode, err)
+		}
+	}
+	if err := d.lutimes(name, in.ModTime()); err != nil {
+		if !refused(err) {
+			return err
+		}
+		x.skip(full, SkippedTime, err)
+	}
+	return nil
+}
+
+func (x *extractor) setXattrs(name string, in *Inode, set func(k, v string) error) error {
+	if x.o.NoXattrs {
+		return nil
+	}
+	attrs, err := in.Xattrs()
+	if err != nil {
+		return err
+	}
+	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+		if err := set(k, attrs[k]); err != nil {
+			if !refusedXattr(err) {
+				return err
+			}
+			x.skip(name, SkippedXattr, &fs.PathError{Op: "setxattr", Path: k, Err: err})
+		}
+	}
+	return nil
+}
+
+// ownedBy reports whether in belongs to the user of this process.
+func ownedBy(in *Inode) bool {
+	return int64(in.uid) == int64(os.Geteuid()) && int64(in.gid) == int64(os.Getegid())
+}

@@ -1,0 +1,320 @@
+package squashfs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"sync/atomic"
+)
+
+// extractDir is a directory that is being filled. It is finished, and closed,
+// when the walk has left it and all of its files are written.
+type extractDir struct {
+	dest    *destDir
+	in      *Inode // nil: leave its attributes alone
+	path    string // in the image
+	parent  *extractDir
+	pending atomic.Int32
+}
+
+// release drops one reason to keep d open.
+func (x *extractor) release(d *extractDir) {
+	for d != nil && d.pending.Add(-1) == 0 {
+		if d.in != nil && x.ctx.Err() == nil {
+			x.finishDir(d)
+		}
+		d.dest.close()
+		d = d.parent
+	}
+}
+
+func (x *extractor) finishDir(d *extractDir) {
+	if d.in.d.Mode&0o100 == 0 {
+		// Hard links to files in there still have to be made.
+		x.mu.Lock()
+		x.deferred = append(x.deferred, d)
+		x.mu.Unlock()
+		return
+	}
+	if err := x.setAttrs(d.dest.file(), d.path, d.in); err != nil {
+		x.fail(d.path, err)
+	}
+}
+
+func (x *extractor) finishDeferred(d *extractDir) {
+	root, err := x.root.OpenRoot(x.destPath(d.path))
+	if err != nil {
+		x.fail(d.path, err)
+		return
+	}
+	defer root.Close()
+	dest, err := openDest(root)
+	if err != nil {
+		x.fail(d.path, err)
+		return
+	}
+	defer dest.close()
+	if err := x.setAttrs(dest.file(), d.path, d.in); err != nil {
+		x.fail(d.path, err)
+	}
+}
+
+// destPath returns the path in the destination of a path in the image.
+func (x *extractor) destPath(name string) string {
+	switch {
+	case x.o.Source == ".":
+		return name
+	case name == x.o.Source:
+		return "."
+	}
+	return strings.TrimPrefix(name, x.o.Source+"/")
+}
+
+// walk extracts the contents of a directory.
+func (x *extractor) walk(d *extractDir, depth int) error {
+	if depth > maxExtractDepth {
+		return &LimitError{What: "nested directories", Limit: maxExtractDepth}
+	}
+	for e, err := range d.in.ReadDir(0) {
+		if err == nil {
+			err = context.Cause(x.ctx)
+		}
+		if err != nil {
+			return err
+		}
+		in, err := d.in.Child(e)
+		if err == nil {
+			err = x.entry(d, e.Name, in, depth)
+		}
+		if err != nil {
+			return extractError(path.Join(d.path, e.Name), err)
+		}
+	}
+	return nil
+}
+
+func extractError(name string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) && pe.Op == "extract" {
+		return err
+	}
+	return &fs.PathError{Op: "extract", Path: name, Err: err}
+}
+
+// entry extracts one entry of a directory.
+func (x *extractor) entry(d *extractDir, name string, in *Inode, depth int) error {
+	if x.count++; x.o.MaxEntries > 0 && x.count > x.o.MaxEntries {
+		return &LimitError{What: "entries", Limit: x.o.MaxEntries}
+	}
+	full := path.Join(d.path, name)
+	if d.in == nil {
+		full = d.path
+	}
+	if !in.IsDir() && in.LinkCount() > 1 {
+		if first, ok := x.links[in.ref]; ok {
+			x.add(func(res *ExtractResult) { res.HardLinks++ })
+			return x.root.Link(first, x.destPath(full))
+		}
+	}
+	switch {
+	case in.IsDir():
+		return x.directory(d, name, full, in, depth)
+	case in.isRegular():
+		return x.file(d, name, full, in)
+	case in.isSymlink():
+		if err := d.dest.symlink(in.target, name); err != nil {
+			return err
+		}
+		x.add(func(res *ExtractResult) { res.Symlinks++ })
+	default:
+		if made, err := x.special(d, name, full, in); !made {
+			return err
+		}
+	}
+	x.remember(in, full)
+	return x.setLinkAttrs(d.dest, name, full, in)
+}
+
+// remember notes the first name of a file with several.
+func (x *extractor) remember(in *Inode, full string) {
+	if in.LinkCount() > 1 {
+		x.links[in.ref] = x.destPath(full)
+	}
+}
+
+func (x *extractor) directory(d *extractDir, name, full string, in *Inode, depth int) error {
+	dest, err := d.dest.mkdir(name)
+	if err != nil {
+		return err
+	}
+	x.add(func(res *ExtractResult) { res.Directories++ })
+	sub := &extractDir{dest: dest, in: in, path: full, parent: d}
+	sub.pending.Store(1)
+	d.pending.Add(1)
+	defer x.release(sub)
+	return x.walk(sub, depth+1)
+}
+
+// special makes a device, named pipe or socket.
+func (x *extractor) special(d *extractDir, name, full string, in *Inode) (made bool, err error) {
+	device := in.Mode()&fs.ModeDevice != 0
+	if device && x.o.NoDevices {
+		return false, nil
+	}
+	switch err := d.dest.mknod(name, in.Mode(), in.d.Device); {
+	case err == nil:
+		x.add(func(res *ExtractResult) { res.Specials++ })
+		return true, nil
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported):
+		x.skip(full, SkippedDevice, err)
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+// partBlocks is how many blocks of a large file one worker writes at a time.
+const partBlocks = 32
+
+// extractFile is a regular file being written, in one or several parts.
+type extractFile struct {
+	dir     *extractDir
+	name    string
+	path    string
+	in      *Inode
+	f       *os.File
+	pending atomic.Int64
+}
+
+// file extracts a regular file, at once or in the background. Files that
+// others will link to, and files of several parts, have to exist first.
+func (x *extractor) file(d *extractDir, name, full string, in *Inode) error {
+	ef := &extractFile{dir: d, name: name, path: full, in: in}
+	parts := (in.blocks.count + partBlocks - 1) / partBlocks
+	if in.LinkCount() > 1 || parts > 1 {
+		if err := ef.create(); err != nil {
+			return err
+		}
+		x.remember(in, full)
+	}
+	if parts > 1 {
+		if err := ef.f.Truncate(int64(in.d.Size)); err != nil {
+			return errors.Join(err, ef.f.Close())
+		}
+	}
+	x.add(func(res *ExtractResult) { res.Files++ })
+	parts = max(parts, 1)
+	// One more than the parts, so that the file stays open until all of them
+	// are queued.
+	ef.pending.Store(1)
+	d.pending.Add(1)
+	for i := int64(0); i < parts && x.ctx.Err() == nil; i++ {
+		ef.pending.Add(1)
+		x.do(func() { x.part(ef, i*partBlocks, min((i+1)*partBlocks, in.blocks.count)) })
+	}
+	x.partDone(ef)
+	return nil
+}
+
+func (ef *extractFile) create() (err error) {
+	ef.f, err = ef.dir.dest.create(ef.name)
+	return err
+}
+
+// part writes blocks from first to last of a file, and its fragment behind the
+// last one.
+func (x *extractor) part(ef *extractFile, first, last int64) {
+	defer x.partDone(ef)
+	if x.ctx.Err() != nil {
+		return
+	}
+	if ef.f == nil {
+		if err := ef.create(); err != nil {
+			x.fail(ef.path, err)
+			return
+		}
+	}
+	if err := x.writeBlocks(ef, first, last); err != nil {
+		x.fail(ef.path, err)
+	}
+}
+
+// partDone finishes the file after its last part.
+func (x *extractor) partDone(ef *extractFile) {
+	if ef.pending.Add(-1) > 0 {
+		return
+	}
+	defer x.release(ef.dir)
+	if ef.f == nil {
+		return
+	}
+	var err error
+	if x.ctx.Err() == nil {
+		err = x.setAttrs(ef.f, ef.path, ef.in)
+	}
+	if err := errors.Join(err, ef.f.Close()); err != nil {
+		x.fail(ef.path, err)
+	}
+}
+
+// writeBlocks writes a range of blocks. Holes are left out; what follows them
+// makes the file long enough, or else Truncate.
+func (x *extractor) writeBlocks(ef *extractFile, first, last int64) error {
+	in := ef.in
+	bs := int64(x.r.sb.BlockSize)
+	buf := x.r.buffers.get(int(bs))
+	defer x.r.buffers.put(buf)
+	var words [partBlocks]blockWord
+	hole := false
+	for i := first; i < last; {
+		n, err := in.blockWords(i, words[:last-i])
+		if err != nil {
+			return err
+		}
+		for _, w := range words[:n] {
+			if err := context.Cause(x.ctx); err != nil {
+				return err
+			}
+			if hole = w.word == 0; !hole {
+				dst := buf[:in.blockSizeAt(i)]
+				if err := x.r.readBlock(dst, w); err != nil {
+					return err
+				}
+				if err := x.write(ef, dst, i*bs); err != nil {
+					return err
+				}
+			}
+			i++
+		}
+	}
+	if last < in.blocks.count {
+		return nil
+	}
+	if in.d.Fragment != noFragment && in.fragmentSize() > 0 {
+		data, err := in.tailData()
+		if err != nil {
+			return err
+		}
+		return x.write(ef, data, in.blocks.count*bs)
+	}
+	if hole {
+		return ef.f.Truncate(int64(in.d.Size))
+	}
+	return nil
+}
+
+func (x *extractor) write(ef *extractFile, p []byte, off int64) error {
+	var total int64
+	x.add(func(res *ExtractResult) {
+		res.Bytes += int64(len(p))
+		total = res.Bytes
+	})
+	if x.o.MaxBytes > 0 && total > x.o.MaxBytes {
+		return &LimitError{What: "bytes", Limit: x.o.MaxBytes}
+	}
+	_, err := ef.f.WriteAt(p, off)
+	return err
+}
