@@ -44,7 +44,7 @@ func indexArchive(ctx context.Context, name string) (*archiveFiles, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: want a regular tar file", name)
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("%w: %s, want a regular tar file", fs.ErrInvalid, kindOf(info.Mode()))}
 	}
 	if err := refuseCompressed(f); err != nil {
 		return nil, err

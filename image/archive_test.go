@@ -148,7 +148,7 @@ func TestDockerArchive(t *testing.T) {
 		t.Errorf("small: %v", err)
 	}
 	_, err = image.Open(t.Context(), "docker-archive:"+name, amd64())
-	if err == nil || !strings.Contains(err.Error(), "alpine:3") {
+	if !errors.Is(err, image.ErrReference) || !strings.Contains(err.Error(), "alpine:3") {
 		t.Errorf("no reference: %v, want an error that lists them", err)
 	}
 	_, err = image.Open(t.Context(), "docker-archive:"+name+":other", amd64())
@@ -230,7 +230,7 @@ func TestArchiveFile(t *testing.T) {
 		says       string
 	}{
 		{"missing", filepath.Join(t.TempDir(), "x.tar"), fs.ErrNotExist, "x.tar"},
-		{"directory", t.TempDir(), nil, "regular"},
+		{"directory", t.TempDir(), fs.ErrInvalid, "regular"},
 		{"gzip", write(gzipped(t, string(raw))), errors.ErrUnsupported, "gunzip"},
 		{"zstd", write("\x28\xb5\x2f\xfdxxxx"), errors.ErrUnsupported, "zstd"},
 		{"xz", write("\xfd7zXZ\x00xxxx"), errors.ErrUnsupported, "unxz"},

@@ -155,8 +155,8 @@ func TestWriteLayoutMovesTag(t *testing.T) {
 		}
 		sameImage(t, got, want)
 	}
-	if _, err := image.Open(t.Context(), "oci:"+dir, nil); err == nil || !strings.Contains(err.Error(), "v1, v2") {
-		t.Errorf("no tag: %v, want an error that lists v1 and v2", err)
+	if _, err := image.Open(t.Context(), "oci:"+dir, nil); !errors.Is(err, image.ErrReference) || !strings.Contains(err.Error(), "v1, v2") {
+		t.Errorf("no tag: %v, want ErrReference that lists v1 and v2", err)
 	}
 }
 
@@ -245,7 +245,7 @@ func TestLayoutErrors(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(dir, "index.json"), 0o755); err != nil {
 				t.Fatal(err)
 			}
-		}, nil},
+		}, image.ErrFormat},
 		{"index leads out", func(t *testing.T, dir string) {
 			remove("index.json")(t, dir)
 			outside := filepath.Join(t.TempDir(), "index.json")

@@ -104,7 +104,7 @@ func findDockerEntry(raw []byte, ref Reference, limits Limits) (*dockerEntry, er
 	case len(found) == 0:
 		return nil, fmt.Errorf("no image %q in %s%s: %w", clip(ref.Tag, 80), ref.Path, listTags(tags), fs.ErrNotExist)
 	case len(found) > 1:
-		return nil, fmt.Errorf("%s has several images%s: name one", ref.Path, listTags(tags))
+		return nil, ambiguous(ref, tags)
 	}
 	return found[0], nil
 }

@@ -41,7 +41,7 @@ func (e *ReferenceError) Unwrap() []error { return []error{ErrReference, e.Err} 
 
 // DocumentError is a document that breaks its specification. It is ErrFormat.
 type DocumentError struct {
-	Document string // "manifest", "index", "config", "oci-layout", "manifest.json", "archive"
+	Document string // "manifest", "index", "config", "layout", "oci-layout", "manifest.json", "archive", "descriptor"
 	Field    string // path of the field, such as "layers[2].digest"; empty when the whole document is at fault
 	Err      error
 }

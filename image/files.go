@@ -1,7 +1,6 @@
 package image
 
 import (
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -33,7 +32,7 @@ func (d dirFiles) open(name string) (io.ReadCloser, int64, error) {
 		return nil, 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("is %s, not a regular file", kindOf(info.Mode()))}
+		return nil, 0, documentError("layout", name, "is %s, not a regular file", kindOf(info.Mode()))
 	}
 	f, err := root.Open(name)
 	if err != nil {

@@ -1,10 +1,15 @@
 package image_test
 
 import (
+	"archive/tar"
 	"errors"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"hpcimg/image"
 )
@@ -14,7 +19,7 @@ func documented(err error) bool {
 	if _, ok := errors.AsType[*image.PlatformError](err); ok {
 		return true
 	}
-	for _, want := range []error{image.ErrFormat, image.ErrDigest, image.ErrLimit, fs.ErrNotExist, errors.ErrUnsupported} {
+	for _, want := range []error{image.ErrReference, image.ErrFormat, image.ErrDigest, image.ErrLimit, fs.ErrNotExist, errors.ErrUnsupported} {
 		if errors.Is(err, want) {
 			return true
 		}
@@ -118,5 +123,55 @@ func FuzzConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		b := parts()
 		openFuzzed(t, b, manifestOf(jsonOf(b.put(typeConfig, string(raw))), "", "")(b))
+	})
+}
+
+// FuzzArchive feeds tar files to both kinds of archive. What opens obeys the same rules as any image.
+func FuzzArchive(f *testing.F) {
+	plain := string(layerTar(f, "a", "one"))
+	for _, entries := range [][]any{
+		nil,
+		{
+			[2]string{"0", plain},
+			tar.Header{Name: "1", Linkname: "0", Typeflag: tar.TypeSymlink},
+			[2]string{"c", dockerConfig(plain, plain)},
+			[2]string{"manifest.json", `[{"Config":"c","Layers":["0","1"]}]`},
+		},
+		{
+			[2]string{"oci-layout", `{"imageLayoutVersion":"1.0.0"}`},
+			[2]string{"index.json", `{"schemaVersion":2,"manifests":[` + entry() + `]}`},
+			[2]string{"blobs/sha256/" + digest.FromString("m").Encoded(), "m"},
+		},
+	} {
+		raw, err := os.ReadFile(archive(f, entries...))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	name := filepath.Join(f.TempDir(), "x.tar")
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if err := os.WriteFile(name, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, transport := range []string{"docker-archive:", "oci-archive:"} {
+			img, err := image.Open(t.Context(), transport+name, amd64())
+			if err != nil {
+				if !documented(err) {
+					t.Fatalf("%s undocumented error %v", transport, err)
+				}
+				continue
+			}
+			for _, l := range img.Layers() {
+				rc, err := l.Open(t.Context())
+				if err != nil {
+					continue
+				}
+				if n, err := io.Copy(io.Discard, rc); n > l.Descriptor.Size || (err == nil) != (n == l.Descriptor.Size) {
+					t.Fatalf("read %d of %d bytes, %v", n, l.Descriptor.Size, err)
+				}
+				_ = rc.Close()
+			}
+		}
 	})
 }

@@ -31,7 +31,7 @@ func openLayout(ctx context.Context, f files, ref Reference, o Options) (*Image,
 		}
 		return load(ctx, root, source, o)
 	}
-	roots, err := findTag(f, index, ref.Tag)
+	roots, err := findTag(f, index, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,8 @@ func layoutError(f files, err error) error {
 }
 
 // findTag returns the entries of the index that a tag names, or all images if there is no tag and they are one choice.
-func findTag(f files, index *Index, tag string) ([]Descriptor, error) {
+func findTag(f files, index *Index, ref Reference) ([]Descriptor, error) {
+	tag := ref.Tag
 	var named []Descriptor
 	tags := map[string]bool{}
 	for _, d := range index.Manifests {
@@ -102,9 +103,17 @@ func findTag(f files, index *Index, tag string) ([]Descriptor, error) {
 	case len(named) == 0:
 		return nil, fmt.Errorf("no tag %q in %s%s: %w", clip(tag, 80), f.describe(), listTags(tags), fs.ErrNotExist)
 	case tag == "" && len(tags) > 1:
-		return nil, fmt.Errorf("%s has several images%s: name one", f.describe(), listTags(tags))
+		return nil, ambiguous(ref, tags)
 	}
 	return named, nil
+}
+
+// ambiguous asks for a tag where there are several.
+func ambiguous(ref Reference, tags map[string]bool) error {
+	return &ReferenceError{
+		Reference: clip(ref.String(), 300),
+		Err:       fmt.Errorf("there are several images%s: name one", listTags(tags)),
+	}
 }
 
 func listTags(tags map[string]bool) string {

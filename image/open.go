@@ -20,6 +20,9 @@ func Open(ctx context.Context, ref string, opts *Options) (*Image, error) {
 // OpenReference is Open for a reference that is parsed already.
 func OpenReference(ctx context.Context, ref Reference, opts *Options) (*Image, error) {
 	img, err := open(ctx, ref, opts.withDefaults())
+	if re, ok := errors.AsType[*ReferenceError](err); ok {
+		return nil, re // names the reference already
+	}
 	if err != nil {
 		return nil, fmt.Errorf("image: %s: %w", clip(ref.String(), 500), err)
 	}

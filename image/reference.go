@@ -202,7 +202,7 @@ func parseLayoutPath(t Transport, rest string) (Reference, error) {
 
 func withPath(ref Reference, p string) (Reference, error) {
 	if p == "" {
-		return Reference{}, fmt.Errorf("no path after %s:", ref.Transport)
+		return Reference{}, fmt.Errorf("no path after transport %s", ref.Transport)
 	}
 	ref.Path = p
 	return ref, nil
