@@ -1,7 +1,5 @@
 package inflate
 
-import "encoding/binary"
-
 const (
 	adlerMod = 65521
 	// Chunks of 8 bytes after which a 16-bit lane of the running sums may be full: 255*(n-1)*n/2 < 1<<16.
@@ -20,20 +18,17 @@ func adler32(p []byte) uint32 {
 	const lanes = 0x00ff00ff00ff00ff
 	s1, s2 := uint64(1), uint64(0)
 	for len(p) >= 8 {
-		n := min(len(p)/8, adlerChunks)
+		n := min(len(p)/8, adlerChunks) * 8
 		var even, odd, evenBefore, oddBefore uint64
-		for range n {
-			if len(p) < 8 {
-				break
-			}
-			x := binary.LittleEndian.Uint64(p)
-			p = p[8:]
+		for i := 0; i < n; i += 8 {
+			x := load64(p, i)
 			evenBefore += even
 			oddBefore += odd
 			even += x & lanes
 			odd += x >> 8 & lanes
 		}
-		s2 += uint64(n)*8*s1 + 8*(laneSum(evenBefore)+laneSum(oddBefore)) + weighted(even, 8) + weighted(odd, 7)
+		p = p[n:]
+		s2 += uint64(n)*s1 + 8*(laneSum(evenBefore)+laneSum(oddBefore)) + weighted(even, 8) + weighted(odd, 7)
 		s1 += laneSum(even) + laneSum(odd)
 		s1 %= adlerMod
 		s2 %= adlerMod

@@ -138,7 +138,7 @@ func BenchmarkZlib(b *testing.B) {
 		if err := klauspost.(kzlib.Resetter).Reset(&in, nil); err != nil {
 			return 0, err
 		}
-		return io.ReadFull(klauspost, dst)
+		return readBlock(klauspost, dst)
 	})
 	std, _ := zlib.NewReader(bytes.NewReader(blocks[0]))
 	run("std", func(block []byte) (int, error) {
@@ -146,6 +146,18 @@ func BenchmarkZlib(b *testing.B) {
 		if err := std.(zlib.Resetter).Reset(&in, nil); err != nil {
 			return 0, err
 		}
-		return io.ReadFull(std, dst)
+		return readBlock(std, dst)
 	})
+}
+
+// readBlock reads a block of known size and makes r verify its checksum.
+func readBlock(r io.Reader, dst []byte) (int, error) {
+	n, err := io.ReadFull(r, dst)
+	if err != nil {
+		return n, err
+	}
+	if more, err := r.Read(dst[:1]); more != 0 || err != io.EOF {
+		return n + more, err
+	}
+	return n, nil
 }

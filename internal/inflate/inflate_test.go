@@ -151,9 +151,9 @@ func TestHandmadeReasons(t *testing.T) {
 func TestDeflateDamaged(t *testing.T) {
 	var d inflate.Decoder
 	p := plain()
-	for _, name := range []string{"text", "mixed", "skewed", "periods"} {
-		for _, pack := range []string{"std6", "flushed", "klauspost1"} {
-			src := packers(t)[pack](p[name][:min(len(p[name]), 3000)])
+	for _, name := range []string{"text", "skewed", "periods"} {
+		for _, pack := range []string{"std6", "flushed"} {
+			src := packers(t)[pack](p[name][:600])
 			for cut := range src {
 				compare(t, &d, src[:cut])
 				if _, _, err := d.Deflate(make([]byte, 4000), src[:cut]); !errors.Is(err, io.ErrUnexpectedEOF) {
