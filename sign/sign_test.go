@@ -321,6 +321,18 @@ func (g gnupg) run(t *testing.T, stdin []byte, args ...string) string {
 	return string(out)
 }
 
+func names(t testing.TB, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	var list []string
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	slices.Sort(list)
+	return list
+}
+
 func ExampleSign() {
 	dir, _ := os.MkdirTemp("", "example")
 	defer os.RemoveAll(dir)

@@ -192,8 +192,14 @@ type readFailure struct{ err error }
 func (e *readFailure) Error() string { return e.err.Error() }
 
 func (v *verifier) checkMessage(ctx context.Context, s *Signature, text []byte) error {
-	if s.GroupID == 0 {
+	switch o, err := v.f.Object(s.ObjectID); {
+	case err != nil:
+		return err
+	case s.GroupID == 0:
 		return &VerifyError{ObjectID: s.ObjectID, Err: errors.New("signature is not linked to a group")}
+	case o.GroupID != 0:
+		// No tool makes such a one, and others would look for the signature of that group in turn.
+		return &VerifyError{ObjectID: s.ObjectID, GroupID: s.GroupID, Err: fmt.Errorf("signature is in group %d", o.GroupID)}
 	}
 	m, err := parseMessage(text)
 	if err != nil {
@@ -320,12 +326,13 @@ func (r *Result) judge(opts *VerifyOptions) error {
 		return ErrUnsigned
 	}
 	var errs []error
-	trusted := false
+	trusted, broken := false, make(map[uint32]bool)
 	for _, s := range r.Signatures {
 		trusted = trusted || s.Trusted
 		// An old signature beside a new one is history, unless the caller counts on old ones.
 		if s.Trusted && s.Err != nil && (s.Format != FormatLegacy || opts.Legacy) {
 			errs = append(errs, s.Err)
+			broken[s.GroupID] = true
 		}
 	}
 	if !trusted {
@@ -333,7 +340,8 @@ func (r *Result) judge(opts *VerifyOptions) error {
 	}
 	for _, o := range r.Objects {
 		primary := o.Type == sif.DataPartition && o.Partition.Type == sif.PartitionPrimarySystem
-		if !o.Covered() && (primary || !opts.AllowUncovered) {
+		// What is wrong with a group has been said above.
+		if !o.Covered() && (primary || !opts.AllowUncovered) && !broken[o.GroupID] {
 			errs = append(errs, &VerifyError{ObjectID: o.ID, GroupID: o.GroupID, Err: ErrUnsigned})
 		}
 	}
