@@ -85,9 +85,9 @@ type Repository struct {
 
 // Repository returns the repository called repo at host. Both must have been validated by the caller.
 func (c *Client) Repository(host, repo string, rights Rights) (*Repository, error) {
-	// go-containerregistry maps docker.io to its API host, and falls back to HTTP only for registries it calls insecure.
+	// go-containerregistry maps docker.io to its API host, and tries HTTP after HTTPS only with registries it calls insecure.
 	var options []name.Option
-	if c.config.PlainHTTP {
+	if c.config.PlainHTTP || isLoopback((&url.URL{Host: host}).Hostname()) {
 		options = append(options, name.Insecure)
 	}
 	parsed, err := name.NewRepository(host+"/"+repo, options...)

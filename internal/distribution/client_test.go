@@ -217,6 +217,21 @@ func TestPlainHTTP(t *testing.T) {
 	}
 }
 
+// TestLoopbackNames: every way to write this machine may be plain HTTP, with or without a port.
+func TestLoopbackNames(t *testing.T) {
+	for _, host := range []string{"localhost", "localhost:5000", "127.0.0.2:5000", "[::1]:5000", "x.localhost"} {
+		transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Scheme != "http" {
+				return nil, errors.New("no TLS here")
+			}
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader("blob")), Request: r}, nil
+		})
+		if got, err := readBlob(t.Context(), repository(t, host, &distribution.Config{Transport: transport})); got != "blob" || err != nil {
+			t.Errorf("%s: %q, %v", host, got, err)
+		}
+	}
+}
+
 // TestPlainHTTPToPrivateAddress: go-containerregistry takes an RFC 1918 address as a reason for HTTP; we do not.
 func TestPlainHTTPToPrivateAddress(t *testing.T) {
 	transport := roundTripper(func(r *http.Request) (*http.Response, error) {

@@ -32,6 +32,11 @@
 // redirect may not lead from HTTPS to HTTP, nor from another host to a loopback address. Bodies of errors, tokens and tag lists
 // are bounded here; manifests and blobs by their readers. Transparent decompression is off.
 //
+// # Errors
+//
+// All requests and bodies fail with *[Error], which says whom we asked for what; the packages above turn it into their own types.
+// Texts of registries are quoted, shortened and without URLs, which may be signed.
+//
 // # Concurrency
 //
 // A [Client] and its repositories may be used by many goroutines. Tokens are shared by the repositories of a client that have
