@@ -67,7 +67,7 @@ func (c Compression) compressorID() uint16 {
 
 // compressionByID is the inverse of compressorID.
 func compressionByID(id uint16) (Compression, bool) {
-	for c := range Compression(len(compressionNames())) {
+	for c := CompressionGzip; c <= CompressionLZMA; c++ {
 		if c != CompressionNone && c.compressorID() == id {
 			return c, true
 		}

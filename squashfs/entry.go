@@ -94,7 +94,7 @@ func cleanEntryPath(p string) (string, error) {
 	if !fs.ValidPath(clean) || len(clean) > disk.MaxNameLen {
 		for part := range strings.SplitSeq(clean, "/") {
 			if part == ".." {
-				return "", fmt.Errorf("%w: path contains ..", fs.ErrInvalid)
+				return "", fmt.Errorf(`%w: ".." in path`, fs.ErrInvalid)
 			}
 			if len(part) > disk.MaxNameLen {
 				return "", &LimitError{What: "bytes in a name", Limit: disk.MaxNameLen}
