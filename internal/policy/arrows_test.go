@@ -117,7 +117,7 @@ func checkImport(t *testing.T, name string, r rule, imp string) {
 			t.Errorf("%s imports %s outside its tests", name, short(imp))
 		}
 	default:
-		for _, m := range strings.Fields(r.modules) {
+		for m := range strings.FieldsSeq(r.modules) {
 			path := strings.TrimPrefix(imp, "github.com/")
 			if path == m || strings.HasPrefix(path, m+"/") {
 				return
@@ -140,7 +140,7 @@ func TestArrowsPointOneWay(t *testing.T) {
 		if r.why == "" {
 			t.Errorf("%s: no reason given", name)
 		}
-		for _, imp := range strings.Fields(r.ours) {
+		for imp := range strings.FieldsSeq(r.ours) {
 			if _, ok := arrows[imp]; !ok {
 				t.Errorf("%s may import %s, which has no line of its own", name, imp)
 			}
