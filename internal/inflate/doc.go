@@ -34,9 +34,9 @@
 // Adler-32, CRC-32 and the size in a gzip trailer are verified. They come after the data: what Read and WriteTo give is
 // vouched for only by their last result. Bytes of dst beyond the returned n may have been written.
 //
-// Unchecked memory access is confined to six lines (mem_unsafe.go) and one loop (fast.go) that argues its margins. The
-// build tag purego, and machines that are big-endian or not known to load unaligned words, replace those six lines by
-// checked ones; the loop is the same.
+// Unchecked memory access is confined to four small functions (mem_unsafe.go), called where the margins are argued: in the
+// loop of fast.go and in the checksum. The build tag purego, and machines that are big-endian or not known to load
+// unaligned words, replace those four by checked ones; all else is the same.
 //
 // # Errors
 //

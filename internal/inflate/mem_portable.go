@@ -7,8 +7,6 @@ import "encoding/binary"
 // The twins of mem_unsafe.go in plain Go, for big-endian or alignment-bound machines and for those who prefer bounds
 // checks to arguments (build tag purego).
 
-func load8(b []byte, i int) byte { return b[i] }
-
 func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8]) }
 
 func store8(b []byte, i int, v byte) { b[i] = v }

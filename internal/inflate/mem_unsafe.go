@@ -5,12 +5,8 @@ package inflate
 import "unsafe"
 
 // The functions below are all the unsafe code of the package: unaligned little-endian loads and stores without bounds
-// checks. Each caller proves 0 <= i and i+width <= len(b); [Decoder.fast] states the margins that make it so. Pointers
+// checks. Each caller proves 0 <= i and i+width <= len(b); Decoder.fast states the margins that make it so. Pointers
 // are always formed from the slice's first byte and never leave its array, not even by one.
-
-func load8(b []byte, i int) byte {
-	return *(*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), i))
-}
 
 func load64(b []byte, i int) uint64 {
 	return *(*uint64)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(b)), i))
