@@ -58,10 +58,16 @@ var arrows = map[string]rule{
 	},
 
 	"convert": {
-		"image image/cache sif squashfs internal/atomicfile internal/inflate internal/meter",
+		"image image/cache sif squashfs convert/internal/layer convert/internal/merge internal/atomicfile internal/inflate internal/meter",
 		"opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sync golang.org/x/sys",
 		"the pipeline is where image, sif and squashfs meet",
 	},
+
+	"convert/internal/layer": {
+		"image internal/inflate", "opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sys",
+		"one layer read as a stream of entries; nothing of where they go",
+	},
+	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 
 	"mount":       {"squashfs", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
 	"runtime":     {"image mount squashfs sif", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
@@ -71,6 +77,7 @@ var arrows = map[string]rule{
 
 	"internal/atomicfile":   {"", "golang.org/x/sys", "publishing a file, for whoever writes one"},
 	"internal/distribution": {"", "google/go-containerregistry opencontainers/go-digest", "what image and image/registry share of the protocol"},
+	"internal/elfclosure":   {"", "", "which shared libraries a program needs; for examples and tests that build images from the host"},
 	"internal/inflate":      {"", "", "deflate, zlib and gzip: bytes in, bytes out"},
 	"internal/meter":        {"", "", "counters and a ticker"},
 	"internal/sifedit":      {"internal/atomicfile", "sylabs/sif", "what sif and sign share of sylabs/sif"},
