@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"hpcimg/internal/testtree"
 	"hpcimg/squashfs"
 )
 
@@ -32,25 +32,9 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 	return copy(m.b[off:], p), nil
 }
 
-// text returns n bytes that compress about as well as source code.
-func text(seed uint64, n int) []byte {
-	r := rand.New(rand.NewPCG(seed, 1))
-	words := strings.Fields("the inode table holds a block of metadata whose size is less than that of any other; func return err nil if for range")
-	var b bytes.Buffer
-	for b.Len() < n {
-		fmt.Fprintf(&b, "%s%c", words[r.IntN(len(words))], " \t\n;"[r.IntN(4)])
-		if r.IntN(8) == 0 {
-			fmt.Fprintf(&b, "%x", r.Uint32())
-		}
-	}
-	return b.Bytes()[:n]
-}
+func text(seed uint64, n int) []byte { return testtree.Text(seed, n) }
 
-func noise(seed uint64, n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b)
-	return b
-}
+func noise(seed uint64, n int) []byte { return testtree.Bytes(seed, n) }
 
 // packInputs are files that touch every way through a packer.
 func packInputs(blockSize int) [][]byte {

@@ -23,8 +23,12 @@ import (
 
 func TestWriterKernelMount(t *testing.T) {
 	oracle.Root(t)
+	sizes := []int{4 << 10, 128 << 10, 1 << 20}
+	if testing.Short() {
+		sizes = sizes[:2]
+	}
 	for _, c := range writable() {
-		for _, bs := range []int{4 << 10, 128 << 10, 1 << 20} {
+		for _, bs := range sizes {
 			t.Run(fmt.Sprintf("comp=%v/block=%d", c, bs), func(t *testing.T) {
 				tree := kinds(bs)
 				image := create(t, &squashfs.WriterOptions{Compression: c, BlockSize: bs}, addTree(tree))
@@ -209,7 +213,7 @@ func TestWriterHugeFile(t *testing.T) {
 
 func TestWriterLargeDirectory(t *testing.T) {
 	oracle.Root(t)
-	const n = 40000
+	const n = 12000
 	var tree testtree.Tree
 	for i := range n {
 		tree = append(tree, testtree.File(fmt.Sprintf("d/file-%06d-%x", i*7919%n, i*i), 0o644, ""))
