@@ -1,0 +1,2 @@
+// Package convert makes HPC images from container images.
+package convert

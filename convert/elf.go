@@ -1,0 +1,95 @@
+package convert
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"io"
+
+	"hpcimg/convert/internal/layer"
+	"hpcimg/convert/internal/merge"
+)
+
+const elfHeaderSize = 20 // as much of it as tells the architecture
+
+// elfReader looks at the start of a program that passes through it.
+type elfReader struct {
+	r     io.Reader
+	head  []byte
+	found func(arch string)
+}
+
+func (e *elfReader) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if e.found != nil && n > 0 {
+		e.head = append(e.head, p[:min(n, elfHeaderSize-len(e.head))]...)
+		if len(e.head) == elfHeaderSize {
+			if arch := elfArch(e.head); arch != "" {
+				e.found(arch)
+			}
+			e.found = nil
+		}
+	}
+	return n, err
+}
+
+// elfArch returns the Go name of the architecture for which a program is, or "".
+func elfArch(head []byte) string {
+	if string(head[:4]) != elf.ELFMAG {
+		return ""
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	little := true
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order, little = binary.BigEndian, false
+	}
+	wide := elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS64
+	pick := func(ok bool, arch string) string {
+		if ok {
+			return arch
+		}
+		return ""
+	}
+	switch elf.Machine(order.Uint16(head[18:])) {
+	case elf.EM_386:
+		return "386"
+	case elf.EM_X86_64:
+		return pick(wide, "amd64")
+	case elf.EM_ARM:
+		return pick(little, "arm")
+	case elf.EM_AARCH64:
+		return pick(little, "arm64")
+	case elf.EM_PPC64:
+		return pick(wide, map[bool]string{true: "ppc64le", false: "ppc64"}[little])
+	case elf.EM_MIPS:
+		return "mips" + pick(wide, "64") + pick(little, "le")
+	case elf.EM_S390:
+		return pick(wide, "s390x")
+	case elf.EM_RISCV:
+		return pick(wide, "riscv64")
+	case elf.EM_LOONGARCH:
+		return pick(wide, "loong64")
+	}
+	return ""
+}
+
+// programArch returns the architecture of the image's shell or, without one, that of the first program in it; "" if there is
+// none.
+func (j *job) programArch() string {
+	of := func(i *merge.Inode) string {
+		if i == nil || i.Kind != layer.File || i.Index < 0 {
+			return ""
+		}
+		return j.layers[i.Layer].elves[i.Index]
+	}
+	if arch := of(j.tree.Lookup("bin/sh")); arch != "" {
+		return arch
+	}
+	found := ""
+	_ = j.tree.Walk(func(_ string, i *merge.Inode, _ string) error {
+		if found = of(i); found != "" {
+			return io.EOF // enough
+		}
+		return nil
+	})
+	return found
+}

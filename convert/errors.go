@@ -1,0 +1,97 @@
+package convert
+
+import (
+	"context"
+	"errors"
+
+	"hpcimg/convert/internal/layer"
+)
+
+var (
+	// ErrForm is a destination whose form is not said and does not follow from its name.
+	ErrForm = errors.New("unknown form of image")
+	// ErrArch is an image that is not for the architecture that it claims, see [SIFOptions.StrictArch].
+	ErrArch = errors.New("architecture differs")
+
+	// ErrFormat is a layer that is damaged, or not what layers are.
+	ErrFormat = layer.ErrFormat
+	// ErrLimit is what every *LimitError is.
+	ErrLimit = layer.ErrLimit
+	// ErrUnsafePath is an entry of a layer whose path no file can have, or that would change what the root is.
+	ErrUnsafePath = layer.ErrUnsafePath
+	// ErrWhiteout is a whiteout that names nothing, or the directory that it is in.
+	ErrWhiteout = layer.ErrWhiteout
+	// ErrHardLink is a hard link to what is not there or cannot have one. A missing target is fs.ErrNotExist as well.
+	ErrHardLink = layer.ErrHardLink
+)
+
+type (
+	// EntryError is an entry of a layer that an image cannot have. Err is or wraps one of the errors of this package, or
+	// errors.ErrUnsupported.
+	EntryError = layer.EntryError
+	// LimitError is a source that is larger than [Limits] or than what squashfs and Linux have room for. It is ErrLimit.
+	LimitError = layer.LimitError
+)
+
+// Side says which end of a conversion an error is about.
+type Side string
+
+// The sides of a conversion.
+const (
+	SideSource      Side = "source"
+	SideDestination Side = "destination"
+)
+
+// Error is the error of a conversion: where it has happened, and Err, which says what. If the context ended, Err is or wraps its
+// error.
+type Error struct {
+	Stage Stage
+	Side  Side   // "" for neither
+	Layer string // digest of the layer, if it is about one
+	Err   error
+}
+
+func (e *Error) Error() string {
+	s := "convert: "
+	if e.Layer != "" {
+		s += "layer " + short(e.Layer) + ": "
+	} else if e.Stage != "" {
+		s += string(e.Stage) + ": "
+	}
+	return s + e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// failure makes err an *Error, unless it is one.
+func failure(stage Stage, side Side, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		side = ""
+	}
+	return &Error{Stage: stage, Side: side, Err: err}
+}
+
+// layerFailure is failure for a layer.
+func layerFailure(stage Stage, side Side, name string, err error) error {
+	err = failure(stage, side, err)
+	if e, ok := errors.AsType[*Error](err); ok && e.Layer == "" {
+		e.Layer = name
+	}
+	return err
+}
+
+// short abbreviates a digest.
+func short(digest string) string {
+	const most = len("sha256:") + 12
+	if len(digest) > most {
+		return digest[:most]
+	}
+	return digest
+}

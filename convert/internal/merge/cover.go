@@ -1,0 +1,101 @@
+package merge
+
+import (
+	"strings"
+
+	"hpcimg/convert/internal/layer"
+)
+
+// Cover guesses what of a layer the layers above it hide. It takes all paths literally: see the package comment. The zero
+// value hides nothing.
+type Cover struct {
+	names  map[string]coverage
+	pinned map[string]struct{} // literal targets of hard links that no layer so far has
+}
+
+// coverage says what the layers above have at a path.
+type coverage uint8
+
+const (
+	coverSelf  coverage = 1 << iota // hides the file of that path
+	coverBelow                      // hides all that is in the directory of that path
+)
+
+// Hides reports whether the contents of a regular file of the next layer will probably not be seen.
+func (c *Cover) Hides(path string) bool {
+	if len(c.names) == 0 {
+		return false
+	}
+	if _, ok := c.pinned[path]; ok {
+		return false
+	}
+	if c.names[path]&coverSelf != 0 {
+		return true
+	}
+	for i := strings.LastIndexByte(path, '/'); i > 0; i = strings.LastIndexByte(path[:i], '/') {
+		if c.names[path[:i]]&coverBelow != 0 {
+			return true
+		}
+	}
+	return c.names["."]&coverBelow != 0
+}
+
+// Add adds the next layer, from the top.
+func (c *Cover) Add(entries []layer.Entry) {
+	if c.names == nil {
+		c.names = make(map[string]coverage, len(entries))
+		c.pinned = make(map[string]struct{})
+	}
+	c.pin(entries)
+	for i := range entries {
+		e := &entries[i]
+		switch e.Kind {
+		case layer.Dir:
+			c.names[e.Path] |= coverSelf
+		case layer.Opaque:
+			c.names[e.Path] |= coverBelow
+			continue // says nothing about the directory itself
+		default:
+			c.names[e.Path] |= coverSelf | coverBelow
+		}
+		if !e.Kind.Whites() {
+			c.parents(e.Path)
+		}
+	}
+}
+
+// parents notes that the directories of a path are directories.
+func (c *Cover) parents(path string) {
+	for i := strings.LastIndexByte(path, '/'); i > 0; i = strings.LastIndexByte(path[:i], '/') {
+		if c.names[path[:i]]&coverSelf != 0 {
+			return
+		}
+		c.names[path[:i]] |= coverSelf
+	}
+}
+
+// pin remembers the targets of hard links that the layer itself does not have, and forgets those that it has.
+func (c *Cover) pin(entries []layer.Entry) {
+	for i := range entries {
+		if e := &entries[i]; e.Kind != layer.HardLink && !e.Kind.Whites() {
+			delete(c.pinned, e.Path)
+		}
+	}
+	missing := make(map[string]struct{})
+	for i := range entries {
+		if e := &entries[i]; e.Kind == layer.HardLink && !c.Hides(e.Path) {
+			missing[e.Link] = struct{}{}
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	for i := range entries {
+		if e := &entries[i]; e.Kind != layer.Dir && !e.Kind.Whites() {
+			delete(missing, e.Path)
+		}
+	}
+	for path := range missing {
+		c.pinned[path] = struct{}{}
+	}
+}

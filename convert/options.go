@@ -1,0 +1,132 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"hpcimg/squashfs"
+)
+
+// Form is what a conversion makes.
+type Form string
+
+// The forms of images.
+const (
+	FormSIF      Form = "sif"      // SIF file with one squashfs partition, executable
+	FormSquashfs Form = "squashfs" // plain squashfs
+)
+
+// FormOf returns the form that goes with the name of a file: .sif, or .sqfs, .sqsh and .squashfs. Any other is ErrForm.
+func FormOf(name string) (Form, error) {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".sif":
+		return FormSIF, nil
+	case ".sqfs", ".sqsh", ".squashfs":
+		return FormSquashfs, nil
+	}
+	return "", fmt.Errorf("%w: %q does not end in .sif, .sqfs, .sqsh or .squashfs", ErrForm, filepath.Base(name))
+}
+
+// Options says how to convert. A nil *Options and the zero value mean the same.
+type Options struct {
+	// Form of the destination. Default: what goes with its name, see FormOf.
+	Form Form
+
+	Compression squashfs.Compression // default: gzip
+	Level       int                  // default: the compressor's
+	BlockSize   int                  // default: 128 KiB
+	Workers     int                  // compressing at the same time; default: GOMAXPROCS. The result does not depend on it.
+
+	// AllRoot makes everything belong to user and group 0. Default: owners are kept.
+	AllRoot bool
+	// Force replaces an existing destination, at the end and in one step. Default: it is fs.ErrExist.
+	Force bool
+	// Time is put where the result has times that do not come from the layers: a build that is to be reproduced passes
+	// SOURCE_DATE_EPOCH. Default: the time of creation in the image's config, and none in the SIF's own headers.
+	Time time.Time
+	// TempDir is where compressed layers wait for their turn. Default: the destination's directory. At most the size of
+	// the result is needed.
+	TempDir string
+
+	Limits Limits
+	SIF    SIFOptions
+
+	// Progress is called from one goroutine at a time, at most ten times a second for each stage and layer, and in
+	// addition when one begins and ends. It must return fast and cannot stop the conversion.
+	Progress func(Event)
+	// Logger gets decisions at the debug level. Default: silent.
+	Logger *slog.Logger
+}
+
+// Limits bound what a source may cost.
+type Limits struct {
+	Entries int64 // of all layers together; default 5,000,000
+	Bytes   int64 // of all layers uncompressed, and of the files that they declare; default 1 TiB
+}
+
+// SIFOptions is what only matters for FormSIF.
+type SIFOptions struct {
+	// Definition is the definition file. Default: one that names the source.
+	Definition string
+	// Labels are added to those of the image.
+	Labels map[string]string
+	// Tool and Version are recorded in a label.
+	Tool, Version string
+	// ID identifies the file. Default: the nil UUID, so that equal sources make equal files.
+	ID [16]byte
+	// Arch is the Go name of the architecture. Default: that of the image's platform or, for sources without one, that
+	// of the programs in it.
+	Arch string
+	// StrictArch makes it an error, ErrArch, if the programs are for another architecture. Default: a warning.
+	StrictArch bool
+}
+
+func (o *Options) withDefaults(dst string) (Options, error) {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	if c.Form == "" {
+		form, err := FormOf(dst)
+		if err != nil {
+			return c, err
+		}
+		c.Form = form
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.TempDir == "" {
+		c.TempDir = filepath.Dir(dst)
+	}
+	var errs []error
+	if c.Form != FormSIF && c.Form != FormSquashfs {
+		errs = append(errs, fmt.Errorf("%w: Options.Form %q", ErrForm, c.Form))
+	}
+	if c.Workers < 0 {
+		errs = append(errs, fmt.Errorf("%w: Options.Workers %d", fs.ErrInvalid, c.Workers))
+	}
+	if c.Limits.Entries < 0 || c.Limits.Bytes < 0 {
+		errs = append(errs, fmt.Errorf("%w: Options.Limits %+v", fs.ErrInvalid, c.Limits))
+	}
+	if _, err := squashfs.NewBuilder(c.builderOptions(0)); err != nil {
+		errs = append(errs, err)
+	}
+	return c, errors.Join(errs...)
+}
+
+func (o *Options) builderOptions(modTime uint32) *squashfs.BuilderOptions {
+	return &squashfs.BuilderOptions{
+		Compression: o.Compression, Level: o.Level, BlockSize: o.BlockSize,
+		AllRoot: o.AllRoot, ModTime: time.Unix(int64(modTime), 0),
+	}
+}
+
+func (o *Options) packerOptions(pool *squashfs.Pool) *squashfs.PackerOptions {
+	return &squashfs.PackerOptions{Compression: o.Compression, Level: o.Level, BlockSize: o.BlockSize, Pool: pool}
+}

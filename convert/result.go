@@ -1,0 +1,148 @@
+package convert
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"hpcimg/convert/internal/layer"
+	"hpcimg/internal/meter"
+)
+
+// Stage is a part of a conversion.
+type Stage string
+
+// The stages of a conversion, in their order.
+const (
+	StageOpen    Stage = "open"    // check the options, create the destination
+	StageLayer   Stage = "layer"   // read a layer and compress what is in it; Event.Done counts bytes as stored
+	StageMerge   Stage = "merge"   // lay the layers over one another; counts layers
+	StageRepack  Stage = "repack"  // compress a layer again, see Result.Layers
+	StageWrite   Stage = "write"   // put the layers in their places, write the tables; counts bytes
+	StagePublish Stage = "publish" // give the file its name
+)
+
+// Event says how far a conversion is.
+type Event struct {
+	Stage Stage
+	Name  string // of the layer, abbreviated, if the stage is about one
+	Done  int64
+	Total int64 // 0 if nobody knows
+}
+
+// progress returns the function that a meter is to call.
+func progress(f func(Event)) func(meter.Reading) {
+	if f == nil {
+		return nil
+	}
+	return func(r meter.Reading) {
+		f(Event{Stage: Stage(r.Stage), Name: r.Name, Done: r.Done, Total: r.Total})
+	}
+}
+
+// Result says what a conversion has made.
+type Result struct {
+	Path       string        `json:"path"`
+	Form       Form          `json:"form"`
+	Size       int64         `json:"size"`
+	Arch       string        `json:"arch,omitempty"`
+	Entries    int           `json:"entries"` // names in the image, the root included
+	Layers     []LayerResult `json:"layers"`  // bottom first
+	Warnings   []Warning     `json:"warnings,omitempty"`
+	TableBytes int64         `json:"tableBytes"`
+	Elapsed    time.Duration `json:"elapsedNs"`
+}
+
+// LayerResult says what has become of a layer.
+type LayerResult struct {
+	Digest  digest.Digest `json:"digest,omitempty"`
+	DiffID  digest.Digest `json:"diffID,omitempty"`
+	Size    int64         `json:"size,omitempty"` // as stored in the source
+	Tar     int64         `json:"tar,omitempty"`  // uncompressed
+	Entries int           `json:"entries"`
+	Files   int           `json:"files"`   // regular files with contents in the result
+	Hidden  int           `json:"hidden"`  // regular files that are not in the result
+	Segment int64         `json:"segment"` // bytes in the result
+	// Repacked is true if the layer had to be compressed twice, because symbolic links, hard links or entries that come
+	// twice made other files visible than could be foreseen.
+	Repacked bool          `json:"repacked,omitempty"`
+	Elapsed  time.Duration `json:"elapsedNs"`
+}
+
+// Warning is something that was left out or put up with.
+type Warning struct {
+	Code    WarningCode `json:"code"`
+	Detail  string      `json:"detail,omitempty"` // what the code says
+	Count   int         `json:"count"`
+	Example string      `json:"example,omitempty"` // path of the first case
+}
+
+// WarningCode names a kind of warning.
+type WarningCode string
+
+// The kinds of warnings.
+const (
+	// WarnXattr: extended attributes were dropped; Detail is their name.
+	WarnXattr = WarningCode(layer.NoteXattr)
+	// WarnMediaType: layers are not compressed in the way that their media type says.
+	WarnMediaType = WarningCode(layer.NoteMediaType)
+	// WarnLayerMetadata: .wh..wh.* entries that AUFS left in a layer were ignored.
+	WarnLayerMetadata = WarningCode(layer.NoteMeta)
+	// WarnArch: the programs in the image are for another architecture than its platform says.
+	WarnArch WarningCode = "arch-differs"
+	// WarnSocket: sockets in a directory were left out.
+	WarnSocket = WarningCode(layer.NoteSocket)
+)
+
+// String describes the warning in a line.
+func (w Warning) String() string {
+	s := string(w.Code)
+	if w.Detail != "" {
+		s += " " + w.Detail
+	}
+	if w.Count > 1 {
+		s += fmt.Sprintf(" (%d times)", w.Count)
+	}
+	if w.Example != "" {
+		s += fmt.Sprintf(", first %q", w.Example)
+	}
+	return s
+}
+
+// maxWarnings bounds how many kinds of warnings a hostile image can make us remember.
+const maxWarnings = 100
+
+// warnings collects notes. It is used by one goroutine at a time.
+type warnings struct {
+	byKey map[[2]string]*Warning
+}
+
+// Note implements layer.Notes.
+func (w *warnings) Note(code layer.Code, path, detail string) {
+	if w.byKey == nil {
+		w.byKey = make(map[[2]string]*Warning)
+	}
+	key := [2]string{string(code), detail}
+	if len(w.byKey) >= maxWarnings && w.byKey[key] == nil {
+		key[1] = "…"
+	}
+	if known := w.byKey[key]; known != nil {
+		known.Count++
+		return
+	}
+	w.byKey[key] = &Warning{Code: WarningCode(code), Detail: key[1], Count: 1, Example: path}
+}
+
+func (w *warnings) list() []Warning {
+	var all []Warning
+	for _, one := range w.byKey {
+		all = append(all, *one)
+	}
+	slices.SortFunc(all, func(a, b Warning) int {
+		return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Detail, b.Detail))
+	})
+	return all
+}

@@ -1,0 +1,203 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"hpcimg/convert/internal/layer"
+	"hpcimg/image"
+	"hpcimg/internal/meter"
+	"hpcimg/sif"
+)
+
+// Source is what a conversion starts from: an image, a directory or a tar stream. It is made by FromImage, FromDir or FromTar.
+type Source struct {
+	layers []layerSource // bottom first
+	config image.Config
+	// arch is "" if only the contents can tell.
+	arch       string
+	definition string
+	baseName   string
+	baseDigest string
+}
+
+// layerSource is a layer to be read.
+type layerSource interface {
+	// open starts reading. The entries come from one goroutine, and so do the notes.
+	open(ctx context.Context, j *job, task *meter.Task) (entryReader, error)
+	describe() LayerResult
+	// again reports whether open may be called more than once.
+	again() bool
+}
+
+// entryReader reads the entries of a layer and the contents of the current one. Next returns io.EOF at the end, once all that can
+// be verified has been.
+type entryReader interface {
+	Next() (layer.Entry, error)
+	io.Reader
+	Close() error
+	tarSize() int64
+}
+
+// FromImage converts an image. Its layers are read from the top, once each as a rule, and verified: blobs against their
+// descriptors and tar streams against their diffIDs.
+func FromImage(img *image.Image) *Source {
+	s := &Source{config: img.Config(), arch: img.Platform().Architecture}
+	for _, l := range img.Layers() {
+		s.layers = append(s.layers, imageLayer{l})
+	}
+	ref := img.Reference()
+	switch ref.Transport {
+	case "":
+		s.definition = sif.DefinitionFor("oci", img.Descriptor().Digest.String())
+	case image.TransportDocker:
+		name := ref.String()[len("docker://"):]
+		s.definition = sif.DefinitionFor("docker", name)
+		s.baseName, s.baseDigest = name, img.Descriptor().Digest.String()
+	default:
+		name := ref.String()[len(ref.Transport)+1:]
+		s.definition = sif.DefinitionFor(string(ref.Transport), name)
+	}
+	return s
+}
+
+// FromTar converts a tar stream, plain or compressed by gzip or zstd, as if it were the only layer of an image. It can be
+// converted once. r is read to its end, and may still be read for some time after a conversion that was cancelled.
+func FromTar(r io.Reader) *Source {
+	return &Source{layers: []layerSource{&tarLayer{r: r}}, definition: "bootstrap: scratch\n"}
+}
+
+// FromDir converts a directory of the host and all that lies in it: owners, devices, hard links and, on Linux, extended
+// attributes. Files named like whiteouts are files.
+func FromDir(root string) *Source {
+	return &Source{layers: []layerSource{dirLayer{root}}, definition: sif.DefinitionFor("localimage", root)}
+}
+
+// created returns the time of creation that the config has, or the zero time.
+func (s *Source) created() time.Time {
+	if s.config.Created == nil {
+		return time.Time{}
+	}
+	return *s.config.Created
+}
+
+// again reports whether all layers can be opened more than once.
+func (s *Source) again() bool {
+	for _, l := range s.layers {
+		if !l.again() {
+			return false
+		}
+	}
+	return true
+}
+
+type imageLayer struct{ image.Layer }
+
+func (l imageLayer) again() bool { return true }
+
+func (l imageLayer) describe() LayerResult {
+	return LayerResult{Digest: l.Descriptor.Digest, DiffID: l.DiffID, Size: l.Descriptor.Size}
+}
+
+func (l imageLayer) open(ctx context.Context, j *job, task *meter.Task) (entryReader, error) {
+	want := l.Compression()
+	if want == image.CompressionUnknown {
+		return nil, fmt.Errorf("%w: media type %q is not that of a layer", errors.ErrUnsupported, l.Descriptor.MediaType)
+	}
+	blob, err := l.Layer.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := layer.Open(countedBlob{task.Reader(blob), blob}, l.DiffID)
+	if err != nil {
+		return nil, err
+	}
+	if got := stream.Compression(); string(got) != compressionName(want) {
+		j.warnings.Note(layer.NoteMediaType, l.Descriptor.Digest.String(), fmt.Sprintf("%s, not %s", got, compressionName(want)))
+	}
+	return &tarEntries{Tar: layer.NewTar(stream, &j.budget, &j.warnings), stream: stream}, nil
+}
+
+func compressionName(c image.Compression) string {
+	switch c {
+	case image.CompressionGzip:
+		return string(layer.Gzip)
+	case image.CompressionZstd:
+		return string(layer.Zstd)
+	}
+	return string(layer.Plain)
+}
+
+type countedBlob struct {
+	io.Reader
+	io.Closer
+}
+
+// tarEntries reads the entries of a tar stream.
+type tarEntries struct {
+	*layer.Tar
+	stream *layer.Stream
+}
+
+func (t *tarEntries) Close() error   { return t.stream.Close() }
+func (t *tarEntries) tarSize() int64 { return t.stream.Size() }
+
+// tarLayer is a tar stream that can be read once.
+type tarLayer struct {
+	r    io.Reader
+	used bool
+}
+
+func (l *tarLayer) again() bool           { return false }
+func (l *tarLayer) describe() LayerResult { return LayerResult{} }
+
+func (l *tarLayer) open(ctx context.Context, j *job, task *meter.Task) (entryReader, error) {
+	if l.used {
+		return nil, errors.New("the tar stream has been read before")
+	}
+	l.used = true
+	stream, err := layer.Open(callerStream{task.Reader(l.r)}, "")
+	if err != nil {
+		return nil, err
+	}
+	return &tarEntries{Tar: layer.NewTar(stream, &j.budget, &j.warnings), stream: stream}, nil
+}
+
+// callerStream is a reader that is not ours to close.
+type callerStream struct{ io.Reader }
+
+func (callerStream) Close() error { return nil }
+
+// Stubborn implements layer.Stubborn.
+func (callerStream) Stubborn() {}
+
+// dirLayer is a directory of the host.
+type dirLayer struct{ root string }
+
+func (l dirLayer) again() bool           { return false } // it may have changed
+func (l dirLayer) describe() LayerResult { return LayerResult{} }
+
+func (l dirLayer) open(_ context.Context, j *job, task *meter.Task) (entryReader, error) {
+	d, err := layer.OpenDir(l.root, &j.budget, &j.warnings)
+	if err != nil {
+		return nil, err
+	}
+	return &dirEntries{DirReader: d, task: task}, nil
+}
+
+// dirEntries counts what it reads of a directory.
+type dirEntries struct {
+	*layer.DirReader
+	task *meter.Task
+}
+
+func (d *dirEntries) Read(p []byte) (int, error) {
+	n, err := d.DirReader.Read(p)
+	d.task.Add(int64(n))
+	return n, err
+}
+
+func (d *dirEntries) tarSize() int64 { return 0 }
