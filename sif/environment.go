@@ -123,5 +123,5 @@ func parseExport(s string) (v Variable, rest string, ok bool) {
 		}
 	}
 	rest, ok = strings.CutPrefix(s, "\n")
-	return v, rest, ok
+	return v, rest, ok || s == "" // Metadata has the text without its last newline
 }

@@ -107,6 +107,9 @@ end"}"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
 	}
+	if _, ok := sif.ParseEnvironment(strings.TrimRight(got, "\n")); !ok {
+		t.Error("refused the text without its last newline")
+	}
 	vars, ok := sif.ParseEnvironment(got)
 	wantVars := []sif.Variable{
 		{Name: "PATH", Value: "/opt/bin:/bin", Override: true},
