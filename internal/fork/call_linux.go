@@ -1,0 +1,262 @@
+package fork
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Call is one system call of a table. It prints as strace would print it.
+type Call struct {
+	name string
+	nr   uintptr
+	args []arg
+	out  FD     // the result is a descriptor of this name
+	path string // the file concerned, for errors
+	kind kind
+	want uintptr // the only result that counts as success, where kind is kindWant
+}
+
+// kind says what the child does with the result of a call.
+type kind uintptr
+
+const (
+	kindPlain kind = iota // fails on an error
+	kindFD                // the result becomes a descriptor of the table
+	kindWant              // fails on any result but one
+	kindLax               // an error does not matter
+	kindExec              // an error that means "not here" leads to the next call, if that is of this kind too
+	kindMask              // restore the signal mask
+	kindInit              // fork: the child goes on, the parent waits for it as process 1 of a PID namespace
+	kindSave              // the result becomes the first argument of the last call of kindSaved
+	kindSaved             // see kindSave
+)
+
+// Name is the name of the system call.
+func (c Call) Name() string { return c.name }
+
+// Path is the file that the call is about; empty if it is about none.
+func (c Call) Path() string { return c.path }
+
+// Exec says whether the call executes the program.
+func (c Call) Exec() bool { return c.kind == kindExec }
+
+// About returns the call with path as the file that errors name, for calls whose arguments are descriptors.
+func (c Call) About(path string) Call {
+	c.path = path
+	return c
+}
+
+// Lax returns the call so that its failure does not matter.
+func (c Call) Lax() Call {
+	c.kind = kindLax
+	return c
+}
+
+func (c Call) String() string {
+	if c.kind == kindSaved {
+		return c.name + "(saved)"
+	}
+	parts := make([]string, len(c.args))
+	for i, a := range c.args {
+		parts[i] = a.String()
+	}
+	s := c.name + "(" + strings.Join(parts, ", ") + ")"
+	switch {
+	case c.out != "":
+		s += " = " + c.out.String()
+	case c.kind == kindLax:
+		s += " || true"
+	case c.kind == kindSave:
+		s += " = saved"
+	}
+	return s
+}
+
+// PDeathSig asks for SIGKILL when the thread that forked this process ends.
+func PDeathSig() Call {
+	return Call{name: "prctl", nr: unix.SYS_PRCTL, args: []arg{
+		word(unix.PR_SET_PDEATHSIG, "PR_SET_PDEATHSIG"), word(int(unix.SIGKILL), "SIGKILL"),
+	}}
+}
+
+// NoNewPrivs makes set-id bits and file capabilities powerless from here on.
+func NoNewPrivs() Call {
+	return Call{name: "prctl", nr: unix.SYS_PRCTL, args: []arg{word(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), word(1, "1"), word(0, "0"), word(0, "0"), word(0, "0")}}
+}
+
+// Unshare makes new namespaces.
+func Unshare(flags uintptr) Call {
+	return Call{name: "unshare", nr: unix.SYS_UNSHARE, args: []arg{word(flags, Namespaces(flags))}}
+}
+
+// Setns joins the namespace fd.
+func Setns(fd FD, flag uintptr) Call {
+	return Call{name: "setns", nr: unix.SYS_SETNS, args: []arg{fdArg(fd), word(flag, Namespaces(flag))}}
+}
+
+// Namespaces formats flags of clone and unshare.
+func Namespaces(flags uintptr) string {
+	return format(uint64(flags), []flag{
+		{unix.CLONE_NEWUSER, "CLONE_NEWUSER"},
+		{unix.CLONE_NEWNS, "CLONE_NEWNS"},
+		{unix.CLONE_NEWPID, "CLONE_NEWPID"},
+		{unix.CLONE_NEWIPC, "CLONE_NEWIPC"},
+		{unix.CLONE_NEWUTS, "CLONE_NEWUTS"},
+		{unix.CLONE_NEWNET, "CLONE_NEWNET"},
+	})
+}
+
+// Open opens path, below dir unless it is absolute. O_CLOEXEC is implied.
+func Open(dir FD, path string, flags, mode uint32, out FD) Call {
+	flags |= unix.O_CLOEXEC
+	args := []arg{fdArg(dir), str(path), word(flags, openFlags(uint64(flags)))}
+	if flags&unix.O_CREAT != 0 {
+		args = append(args, word(mode, fmt.Sprintf("%#04o", mode)))
+	}
+	return Call{name: "openat", nr: unix.SYS_OPENAT, args: args, out: out, path: path, kind: kindFD}
+}
+
+// OpenIn opens path as a process would whose root directory is dir, for reference only (O_PATH). No symbolic link leads
+// out of dir, nor is a magic link followed, whoever changes the tree meanwhile.
+func OpenIn(dir FD, path string, out FD) Call {
+	const flags, resolve = unix.O_PATH | unix.O_CLOEXEC, unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+	how := binary.NativeEndian.AppendUint64(nil, flags)
+	how = binary.NativeEndian.AppendUint64(how, 0)
+	how = binary.NativeEndian.AppendUint64(how, resolve)
+	return Call{name: "openat2", nr: unix.SYS_OPENAT2, args: []arg{
+		fdArg(dir), str(path), bytes(how, "{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}"), word(len(how), ""),
+	}, out: out, path: path, kind: kindFD}
+}
+
+func openFlags(bits uint64) string {
+	s := format(bits&^unix.O_ACCMODE, []flag{
+		{unix.O_PATH, "O_PATH"},
+		{unix.O_CREAT, "O_CREAT"},
+		{unix.O_EXCL, "O_EXCL"},
+		{unix.O_DIRECTORY, "O_DIRECTORY"},
+		{unix.O_NOFOLLOW, "O_NOFOLLOW"},
+		{unix.O_CLOEXEC, "O_CLOEXEC"},
+	})
+	switch {
+	case bits&unix.O_PATH != 0:
+		return s
+	case bits&unix.O_ACCMODE == unix.O_WRONLY:
+		return "O_WRONLY|" + s
+	case bits&unix.O_ACCMODE == unix.O_RDWR:
+		return "O_RDWR|" + s
+	}
+	return "O_RDONLY|" + s
+}
+
+// Write writes all of data, which must fit in one call.
+func Write(fd FD, data []byte) Call {
+	text := strconv.Quote(string(data))
+	if len(data) > 64 {
+		text = strconv.Quote(string(data[:48])) + "..."
+	}
+	return Call{name: "write", nr: unix.SYS_WRITE, args: []arg{fdArg(fd), bytes(data, text), word(len(data), "")}, kind: kindWant, want: uintptr(len(data))}
+}
+
+// ReadByte waits for one byte; end of file is an error.
+func ReadByte(fd FD) Call {
+	return Call{name: "read", nr: unix.SYS_READ, args: []arg{fdArg(fd), bytes(make([]byte, 1), "buf"), word(1, "")}, kind: kindWant, want: 1}
+}
+
+// SendFD sends one byte and a descriptor over a Unix socket.
+func SendFD(socket, fd FD) Call {
+	return Call{name: "sendmsg", nr: unix.SYS_SENDMSG, args: []arg{
+		fdArg(socket), {kind: argMessage, fd: fd, text: "{SCM_RIGHTS, [" + fd.String() + "]}"}, word(unix.MSG_NOSIGNAL, "MSG_NOSIGNAL"),
+	}, kind: kindWant, want: 1}
+}
+
+// Close closes a descriptor.
+func Close(fd FD) Call {
+	return Call{name: "close", nr: unix.SYS_CLOSE, args: []arg{fdArg(fd)}}
+}
+
+// Mkdir makes a directory.
+func Mkdir(dir FD, path string, mode uint32) Call {
+	return Call{name: "mkdirat", nr: unix.SYS_MKDIRAT, args: []arg{fdArg(dir), str(path), word(mode, fmt.Sprintf("%#04o", mode))}, path: path}
+}
+
+// Symlink makes a symbolic link.
+func Symlink(target string, dir FD, path string) Call {
+	return Call{name: "symlinkat", nr: unix.SYS_SYMLINKAT, args: []arg{str(target), fdArg(dir), str(path)}, path: path}
+}
+
+// Dup makes fd the descriptor n, which stays open when the program is executed.
+func Dup(fd FD, n int) Call {
+	return Call{name: "dup3", nr: unix.SYS_DUP3, args: []arg{fdArg(fd), word(n, ""), word(0, "0")}}
+}
+
+// Keep gives the descriptor fd a second name, with a number at which nothing of the caller stands.
+func Keep(fd, out FD) Call {
+	return Call{name: "fcntl", nr: unix.SYS_FCNTL, args: []arg{fdArg(fd), word(unix.F_DUPFD_CLOEXEC, "F_DUPFD_CLOEXEC"), word(3, "3")}, out: out, kind: kindFD}
+}
+
+// Chdir changes the working directory.
+func Chdir(path string) Call {
+	return Call{name: "chdir", nr: unix.SYS_CHDIR, args: []arg{str(path)}, path: path}
+}
+
+// Fchdir changes the working directory to that of fd.
+func Fchdir(fd FD) Call {
+	return Call{name: "fchdir", nr: unix.SYS_FCHDIR, args: []arg{fdArg(fd)}}
+}
+
+// ParentIs fails unless the parent of this process has the given process ID, that is, still lives.
+func ParentIs(pid int) Call {
+	return Call{name: "getppid", nr: unix.SYS_GETPPID, kind: kindWant, want: uintptr(pid)}
+}
+
+// ClearUmask sets the file mode creation mask to 0; RestoreUmask undoes that.
+func ClearUmask() Call {
+	return Call{name: "umask", nr: unix.SYS_UMASK, args: []arg{word(0, "0")}, kind: kindSave}
+}
+
+// RestoreUmask sets the file mode creation mask that ClearUmask replaced.
+func RestoreUmask() Call {
+	return Call{name: "umask", nr: unix.SYS_UMASK, args: []arg{word(0, "0")}, kind: kindSaved}
+}
+
+// Sethostname sets the host name of the UTS namespace.
+func Sethostname(name string) Call {
+	return Call{name: "sethostname", nr: unix.SYS_SETHOSTNAME, args: []arg{bytes([]byte(name), strconv.Quote(name)), word(len(name), "")}}
+}
+
+// Setrlimit sets a resource limit of this process.
+func Setrlimit(resource int, name string, lim syscall.Rlimit) Call {
+	data := binary.NativeEndian.AppendUint64(nil, lim.Cur)
+	data = binary.NativeEndian.AppendUint64(data, lim.Max)
+	return Call{name: "prlimit64", nr: unix.SYS_PRLIMIT64, args: []arg{
+		word(0, "0"), word(resource, name), bytes(data, fmt.Sprintf("{%d, %d}", lim.Cur, lim.Max)), word(0, "NULL"),
+	}}
+}
+
+// RestoreSignals restores the signal mask of the caller. No call but Exec may follow.
+func RestoreSignals() Call {
+	return Call{name: "rt_sigprocmask", nr: unix.SYS_RT_SIGPROCMASK, args: []arg{word(unix.SIG_SETMASK, "SIG_SETMASK"), word(0, "saved")}, kind: kindMask}
+}
+
+// Init forks: the child goes on with the table, while this process, which is process 1 of its PID namespace, reaps what
+// dies and passes signals on, until the child ends. It exits with the child's code, or 128 and the number of the signal.
+func Init() Call {
+	return Call{name: "clone", nr: unix.SYS_CLONE, args: []arg{word(uintptr(unix.SIGCHLD), "SIGCHLD")}, kind: kindInit}
+}
+
+// Exec executes the first of files that exists and may be executed, as execvp does along a PATH.
+func Exec(files, argv, env []string) []Call {
+	calls := make([]Call, len(files))
+	envText := fmt.Sprintf("%d variables", len(env))
+	for i, file := range files {
+		calls[i] = Call{name: "execve", nr: unix.SYS_EXECVE, args: []arg{
+			str(file), {kind: argStrings, list: argv}, {kind: argStrings, list: env, text: envText},
+		}, path: file, kind: kindExec}
+	}
+	return calls
+}
