@@ -69,7 +69,7 @@ func XattrPrefix(p uint16) (s string, ok bool) {
 type XattrID struct {
 	Ref   Ref    // relative to the start of the key-value table
 	Count uint32 // attributes
-	Size  uint32 // sum of the lengths of names and values
+	Size  uint32 // bytes of names and values, a hint; writers count differently
 }
 
 // AppendXattrID appends x to dst.
