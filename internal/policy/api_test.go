@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/tools/go/packages"
+
 	"hpcimg/internal/golden"
 )
 
@@ -19,20 +21,11 @@ var adapters = map[string]string{"image/ggcr": "github.com/google/go-containerre
 // TestAPI is the golden exported API, a line for each function, method, field, constant and variable.
 func TestAPI(t *testing.T) {
 	var lines []string
-	for _, p := range typed(t) {
-		name := short(p.PkgPath)
-		if !isPublic(name) {
-			continue
+	exported(typed(t), func(p *packages.Package, obj types.Object) {
+		for _, line := range describe(obj) {
+			lines = append(lines, "pkg "+short(p.PkgPath)+", "+line)
 		}
-		scope := p.Types.Scope()
-		for _, id := range scope.Names() {
-			if obj := scope.Lookup(id); obj.Exported() {
-				for _, line := range describe(obj) {
-					lines = append(lines, "pkg "+name+", "+line)
-				}
-			}
-		}
-	}
+	})
 	slices.Sort(lines)
 	golden.Check(t, "api.txt", strings.Join(lines, "\n")+"\n")
 }
@@ -45,7 +38,12 @@ func describe(obj types.Object) []string {
 		}
 		return other.Name()
 	}
-	str := func(t types.Type) string { return types.TypeString(t, qualify) }
+	str := func(t types.Type) string {
+		if sig, ok := t.(*types.Signature); ok {
+			t = unnamed(sig)
+		}
+		return types.TypeString(t, qualify)
+	}
 	switch obj := obj.(type) {
 	case *types.Const:
 		return []string{fmt.Sprintf("const %s %s = %s", obj.Name(), str(obj.Type()), obj.Val())}
@@ -59,13 +57,27 @@ func describe(obj types.Object) []string {
 	return nil
 }
 
-func describeType(obj *types.TypeName, str func(types.Type) string) []string {
-	name := "type " + obj.Name()
-	if obj.IsAlias() {
-		return []string{name + " = " + str(types.Unalias(obj.Type()))}
+// unnamed is a signature without the names of parameters and results, which are no part of the API.
+func unnamed(sig *types.Signature) *types.Signature {
+	strip := func(tuple *types.Tuple) *types.Tuple {
+		var vars []*types.Var
+		for v := range tuple.Variables() {
+			vars = append(vars, types.NewParam(v.Pos(), v.Pkg(), "", v.Type()))
+		}
+		return types.NewTuple(vars...)
 	}
-	named := obj.Type().(*types.Named)
-	name = "type " + str(named)
+	return types.NewSignatureType(nil, nil, nil, strip(sig.Params()), strip(sig.Results()), sig.Variadic())
+}
+
+func describeType(obj *types.TypeName, str func(types.Type) string) []string {
+	named, ok := types.Unalias(obj.Type()).(*types.Named)
+	if obj.IsAlias() && !(ok && isOurs(named.Obj().Pkg().Path())) {
+		return []string{"type " + obj.Name() + " = " + str(types.Unalias(obj.Type()))}
+	}
+	name := "type " + str(named)
+	if obj.IsAlias() {
+		name = "type " + obj.Name() // an internal type under a public name: all of it is API
+	}
 	var lines []string
 	switch u := named.Underlying().(type) {
 	case *types.Struct:
@@ -91,41 +103,58 @@ func describeType(obj *types.TypeName, str func(types.Type) string) []string {
 			continue
 		}
 		sig := m.Signature()
-		lines = append(lines, fmt.Sprintf("method (%s) %s%s", str(sig.Recv().Type()), m.Name(), strings.TrimPrefix(str(sig), "func")))
+		recv := strings.Replace(str(sig.Recv().Type()), str(named), strings.TrimPrefix(name, "type "), 1)
+		lines = append(lines, fmt.Sprintf("method (%s) %s%s", recv, m.Name(), strings.TrimPrefix(str(sig), "func")))
 	}
 	return lines
 }
 
 // TestForeignTypes: a dependency whose type shows in a signature is one that our users cannot do without, and whose next
-// major version is theirs to bear.
+// major version is theirs to bear. An internal type may show where an exported alias gives it a name.
 func TestForeignTypes(t *testing.T) {
-	for _, p := range typed(t) {
-		name := short(p.PkgPath)
-		if !isPublic(name) {
+	pkgs := typed(t)
+	aliased := make(map[*types.TypeName]bool)
+	exported(pkgs, func(_ *packages.Package, obj types.Object) {
+		if named, ok := types.Unalias(obj.Type()).(*types.Named); ok && isAlias(obj) {
+			aliased[named.Obj()] = true
+		}
+	})
+	exported(pkgs, func(p *packages.Package, obj types.Object) {
+		w := walker{own: p.Types, seen: make(map[types.Type]bool), shown: make(map[*types.TypeName]bool)}
+		w.object(obj)
+		for shown := range w.shown {
+			if why := showing(short(p.PkgPath), shown.Pkg().Path()); why != "" && !aliased[shown] {
+				t.Errorf("%s.%s shows %s.%s: %s", short(p.PkgPath), obj.Name(), shown.Pkg().Path(), shown.Name(), why)
+			}
+		}
+	})
+}
+
+// exported calls f for each exported object of the public packages.
+func exported(pkgs []*packages.Package, f func(*packages.Package, types.Object)) {
+	for _, p := range pkgs {
+		if !isPublic(short(p.PkgPath)) {
 			continue
 		}
 		scope := p.Types.Scope()
 		for _, id := range scope.Names() {
-			obj := scope.Lookup(id)
-			if !obj.Exported() {
-				continue
-			}
-			w := walker{own: p.Types, seen: make(map[types.Type]bool)}
-			w.object(obj)
-			for _, pkg := range w.packages {
-				if why := showing(name, pkg); why != "" {
-					t.Errorf("%s.%s shows %s: %s", name, id, pkg, why)
-				}
+			if obj := scope.Lookup(id); obj.Exported() {
+				f(p, obj)
 			}
 		}
 	}
+}
+
+func isAlias(obj types.Object) bool {
+	tn, ok := obj.(*types.TypeName)
+	return ok && tn.IsAlias() && isOurs(obj.Pkg().Path())
 }
 
 func showing(name, pkg string) string {
 	switch {
 	case isOurs(pkg):
 		if !isPublic(short(pkg)) {
-			return "an internal package, whose documentation nobody can read"
+			return "an internal type, which has no name for others"
 		}
 		return ""
 	case isStd(pkg):
@@ -140,14 +169,14 @@ func showing(name, pkg string) string {
 			return ""
 		}
 	}
-	return "a package of another module"
+	return "a type of another module"
 }
 
-// walker collects the packages of the types that an exported object shows.
+// walker collects the named types that an exported object shows.
 type walker struct {
-	own      *types.Package
-	seen     map[types.Type]bool
-	packages []string
+	own   *types.Package
+	seen  map[types.Type]bool
+	shown map[*types.TypeName]bool
 }
 
 func (w *walker) object(obj types.Object) {
@@ -171,8 +200,8 @@ func (w *walker) typ(t types.Type) {
 	w.seen[t] = true
 	switch t := t.(type) {
 	case *types.Named:
-		if pkg := t.Obj().Pkg(); pkg != nil && pkg != w.own && !slices.Contains(w.packages, pkg.Path()) {
-			w.packages = append(w.packages, pkg.Path())
+		if pkg := t.Obj().Pkg(); pkg != nil && pkg != w.own {
+			w.shown[t.Obj()] = true
 		}
 		for arg := range t.TypeArgs().Types() {
 			w.typ(arg)

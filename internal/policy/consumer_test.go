@@ -41,7 +41,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := convert.Convert(context.Background(), img, os.Args[1], nil); err != nil {
+	if _, err := convert.Convert(context.Background(), convert.FromImage(img), os.Args[1], nil); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("converted", len(img.Layers()), "layer")
