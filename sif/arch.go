@@ -16,7 +16,7 @@ func architectures() []string {
 func archCode(arch string) ([3]byte, error) {
 	for i, a := range architectures() {
 		if a == arch {
-			return [3]byte([]byte(fmt.Sprintf("%02d\x00", i+1))), nil
+			return [3]byte(fmt.Appendf(nil, "%02d\x00", i+1)), nil
 		}
 	}
 	return [3]byte{}, fmt.Errorf("%w %q", ErrArch, arch)

@@ -29,21 +29,6 @@ func fixtures(t testing.TB) []string {
 	return names
 }
 
-func readFixture(t testing.TB, name string) []byte {
-	t.Helper()
-	for _, path := range fixtures(t) {
-		if filepath.Base(path) == name {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return data
-		}
-	}
-	t.Fatalf("no image %s", name)
-	return nil
-}
-
 // view is what we and sylabs/sif say about an object.
 type view struct {
 	ID, Group, Link   uint32

@@ -63,7 +63,7 @@ func TestRootFiles(t *testing.T) {
 		"etc/hosts": {0o644, "", sif.Overwrite}, "etc/resolv.conf": {0o644, "", sif.Overwrite},
 		".singularity.d/labels.json": {0o644, "", sif.Overwrite}, ".singularity.d/Singularity": {0o644, "", sif.MoveToHistory},
 	}
-	for _, dir := range strings.Fields(".singularity.d .singularity.d/libs .singularity.d/actions .singularity.d/env dev proc root var var/tmp tmp etc sys home") {
+	for dir := range strings.FieldsSeq(".singularity.d .singularity.d/libs .singularity.d/actions .singularity.d/env dev proc root var var/tmp tmp etc sys home") {
 		wants[dir] = want{fs.ModeDir | 0o755, "", sif.KeepExisting}
 	}
 	for link, target := range map[string]string{
@@ -72,7 +72,7 @@ func TestRootFiles(t *testing.T) {
 	} {
 		wants[link] = want{fs.ModeSymlink | 0o777, ".singularity.d/" + target, sif.ReplaceLink}
 	}
-	for _, script := range strings.Fields("actions/exec actions/run actions/shell actions/start actions/test runscript startscript " +
+	for script := range strings.FieldsSeq("actions/exec actions/run actions/shell actions/start actions/test runscript startscript " +
 		"env/01-base.sh env/10-docker2singularity.sh env/90-environment.sh env/95-apps.sh env/99-base.sh env/99-runtimevars.sh") {
 		wants[".singularity.d/"+script] = want{0o755, "", sif.Overwrite}
 	}

@@ -263,7 +263,7 @@ func TestMutations(t *testing.T) {
 			t.Errorf("%#x at %#x: we accept it, sylabs/sif says %v", xor, off, err)
 		}
 	}
-	for off := 0; off < 128; off++ {
+	for off := range 128 {
 		mutate(off, 0xff)
 		mutate(off, 1)
 	}

@@ -22,4 +22,3 @@ func renameNoReplace(from, to string) error {
 		return nil
 	}
 }
-
