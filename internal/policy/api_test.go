@@ -39,7 +39,7 @@ func describe(obj types.Object) []string {
 		return other.Name()
 	}
 	str := func(t types.Type) string {
-		if sig, ok := t.(*types.Signature); ok {
+		if sig, ok := t.(*types.Signature); ok && sig.TypeParams().Len() == 0 {
 			t = unnamed(sig)
 		}
 		return types.TypeString(t, qualify)
