@@ -21,8 +21,9 @@ func (fd FD) String() string {
 
 // A Path is a path in a call, which may lead through a descriptor of the table.
 type Path struct {
-	fd  FD
-	rel string
+	fd     FD
+	number bool
+	rel    string
 }
 
 // At is the path rel as it stands; an empty one is a null pointer.
@@ -31,8 +32,13 @@ func At(rel string) Path { return Path{rel: rel} }
 // Through is the file that fd stands for: the magic link /proc/self/fd/N, which is no name that anybody could replace.
 func Through(fd FD) Path { return Path{fd: fd} }
 
+// Number is the number of fd in decimal, for options of a mount.
+func Number(fd FD) Path { return Path{fd: fd, number: true} }
+
 func (p Path) String() string {
 	switch {
+	case p.number:
+		return p.fd.String()
 	case p.fd != "":
 		return "/proc/self/fd/" + p.fd.String()
 	case p.rel == "":

@@ -260,3 +260,5 @@ func Exec(files, argv, env []string) []Call {
 	}
 	return calls
 }
+
+func mapping(inside, outside int) string { return fmt.Sprintf("%d %d 1\n", inside, outside) }

@@ -3,6 +3,7 @@ package fork
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -114,7 +115,9 @@ func (l *linker) arg(a arg) (uintptr, error) {
 				if err != nil {
 					return 0, err
 				}
-				part = fmt.Sprintf("/proc/self/fd/%d", n)
+				if part = strconv.Itoa(int(n)); !p.number {
+					part = "/proc/self/fd/" + part
+				}
 			}
 			s += part
 		}

@@ -1,0 +1,42 @@
+// Package mount mounts squashfs images read-only, and tells what a host allows.
+//
+// An image is a file, or a part of one: the primary partition of a SIF is a squashfs image at an offset. Nothing here runs
+// mount(8), losetup(8) or a setuid helper; all is done by system calls of this process.
+//
+//	err := mount.Squashfs(ctx, "image.sif", "/mnt", &mount.Options{Offset: 40960, Size: size})
+//	…
+//	err = mount.Unmount("/mnt")
+//
+// A program that wants to run something in an image needs no mount of this package: package runtime makes its mounts in a
+// mount namespace which ends with the process.
+//
+// # Backends
+//
+// The kernel's own squashfs over a loop device is the one backend so far. It needs root (CAP_SYS_ADMIN in the initial user
+// namespace): kernels refuse block file systems to everybody else, in user namespaces too. Squashfs returns an *Error
+// with one attempt for each backend that was tried.
+//
+// # Loop devices
+//
+// Devices are read-only and clear themselves: when the last user, a mount or the LoopDevice, is gone, so is the binding,
+// even after SIGKILL. A device that another process takes between finding and binding it is tried again.
+//
+// # Probe
+//
+// Probe tries what package runtime and this one need, each in a child that is thrown away, and reports what does not work,
+// why, and what an administrator or user can do about it. It changes nothing on the host.
+//
+// # Untrusted input
+//
+// The kernel parses what it mounts, and its squashfs code is no sandbox. Root should mount only images that it would run:
+// verified ones (package sign), or checked ones (package squashfs). Mounts are nosuid and nodev.
+//
+// # Errors
+//
+// A system call that fails is an *fs.PathError whose Op is the name of the call; *Error collects what was tried.
+//
+// # Compatibility
+//
+// Linux 5.8 and later bind a loop device in one call, earlier ones in two. Other systems build the package; Probe says
+// that they are not supported, and everything else returns errors.ErrUnsupported.
+package mount
