@@ -124,6 +124,10 @@ type dirReader struct {
 	nameBuf   [disk.MaxNameLen]byte
 	prev      [disk.MaxNameLen]byte
 	prevLen   int
+	runBlock  int64                           // metadata block of the current run's header
+	tooMany   bool                            // the run has more entries than kernels read
+	header    bool                            // the current entry is the first of its run
+	lenient   func(rule CheckRule, err error) // takes what check would refuse; for Check
 }
 
 func (l *dirReader) name() []byte  { return l.nameBuf[:l.entry.NameSize] }
@@ -249,7 +253,7 @@ func (in *Inode) searchIndex(before func(x disk.DirIndex, first []byte) bool) (d
 
 // next reads an entry; false is the end.
 func (l *dirReader) next() (bool, error) {
-	if l.index >= l.run.Count {
+	if l.header = l.index >= l.run.Count; l.header {
 		if l.pos >= l.size {
 			return false, nil
 		}
@@ -283,11 +287,16 @@ func (l *dirReader) next() (bool, error) {
 
 func (l *dirReader) readHeader() error {
 	var buf [disk.DirHeaderSize]byte
+	if _, err := l.c.load(); err != nil {
+		return err
+	}
+	l.runBlock = l.c.pos.block
 	if err := l.c.read(buf[:]); err != nil {
 		return err
 	}
 	h, err := disk.DecodeDirHeader(buf[:])
 	if err != nil {
+		l.tooMany = true
 		return l.c.fail("directory", "%w", err)
 	}
 	l.runPos = l.pos
@@ -298,19 +307,28 @@ func (l *dirReader) readHeader() error {
 
 // check refuses entries that would lead a caller astray.
 func (l *dirReader) check() error {
+	rule, err := l.problem()
+	if err != nil && l.lenient != nil {
+		l.lenient(rule, err)
+		return nil
+	}
+	return err
+}
+
+func (l *dirReader) problem() (CheckRule, error) {
 	name := l.name()
 	switch {
 	case string(name) == "." || string(name) == "..":
-		return l.c.fail("directory", "entry named %q", name)
+		return RuleName, l.c.fail("directory", "entry named %q", name)
 	case bytes.IndexByte(name, '/') >= 0 || bytes.IndexByte(name, 0) >= 0:
-		return l.c.fail("directory", "name %q has a slash or a NUL", name)
+		return RuleName, l.c.fail("directory", "name %q has a slash or a NUL", name)
 	case l.entry.Type < disk.TypeDir || l.entry.Type > disk.TypeSocket:
-		return l.c.fail("directory", "entry of type %d", l.entry.Type)
+		return RuleDirectory, l.c.fail("directory", "entry of type %d", l.entry.Type)
 	case l.prevLen > 0 && bytes.Compare(l.prev[:l.prevLen], name) >= 0:
-		return l.c.fail("directory", "name %q after %q", name, l.prev[:l.prevLen])
+		return RuleOrder, l.c.fail("directory", "name %q after %q", name, l.prev[:l.prevLen])
 	}
 	if n := int64(l.run.Number) + int64(l.entry.Delta); n < 1 || n > int64(l.inodes) {
-		return l.c.fail("directory", "inode number %d of %d", n, l.inodes)
+		return RuleDirectory, l.c.fail("directory", "inode number %d of %d", n, l.inodes)
 	}
-	return nil
+	return "", nil
 }

@@ -99,12 +99,14 @@ func Extract(ctx context.Context, r *Reader, root *os.Root, opts *ExtractOptions
 		return nil, err
 	}
 	x := newExtractor(ctx, r, root, o)
-	top := &extractDir{dest: dest, path: o.Source}
+	top := &extractDir{dest: dest}
 	top.pending.Store(1)
 	if in.IsDir() {
 		top.in = in
+		x.base = o.Source
 		err = x.walk(top, 0)
 	} else {
+		x.base = path.Dir(o.Source)
 		err = x.entry(top, path.Base(o.Source), in, 0)
 	}
 	x.release(top)
@@ -135,7 +137,8 @@ type extractor struct {
 	o      ExtractOptions
 	jobs   chan func()
 	wg     sync.WaitGroup
-	links  map[InodeRef]string // first path, in root, of files with several names
+	base   string             // in the image, of what becomes the destination
+	links  map[InodeRef]place // first name of files with several
 	count  int64
 
 	mu       sync.Mutex
@@ -144,7 +147,7 @@ type extractor struct {
 }
 
 func newExtractor(ctx context.Context, r *Reader, root *os.Root, o ExtractOptions) *extractor {
-	x := &extractor{parent: ctx, r: r, root: root, o: o, links: make(map[InodeRef]string)}
+	x := &extractor{parent: ctx, r: r, root: root, o: o, links: make(map[InodeRef]place)}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	x.res.SkippedCounts = make(map[SkippedKind]int64)
 	if o.Workers > 1 {
@@ -164,7 +167,7 @@ func newExtractor(ctx context.Context, r *Reader, root *os.Root, o ExtractOption
 // finish waits for all jobs and returns the result and the first error.
 func (x *extractor) finish(err error) (*ExtractResult, error) {
 	if err != nil {
-		x.cancel(err)
+		x.fail(place{}, err)
 	}
 	if x.jobs != nil {
 		close(x.jobs)
@@ -191,13 +194,7 @@ func (x *extractor) do(job func()) {
 }
 
 // fail stops everything. The first error counts.
-func (x *extractor) fail(name string, err error) {
-	var pe *fs.PathError
-	if !errors.As(err, &pe) || pe.Op != "extract" {
-		err = &fs.PathError{Op: "extract", Path: name, Err: err}
-	}
-	x.cancel(err)
-}
+func (x *extractor) fail(p place, err error) { x.cancel(x.located(p, err)) }
 
 // add changes the result.
 func (x *extractor) add(f func(*ExtractResult)) {
@@ -207,10 +204,10 @@ func (x *extractor) add(f func(*ExtractResult)) {
 }
 
 // skip records what could not be restored.
-func (x *extractor) skip(name string, kind SkippedKind, err error) {
+func (x *extractor) skip(p place, kind SkippedKind, err error) {
 	x.add(func(res *ExtractResult) {
 		if res.SkippedCounts[kind]++; res.SkippedCounts[kind] <= maxSkipped {
-			res.Skipped = append(res.Skipped, Skipped{name, kind, err})
+			res.Skipped = append(res.Skipped, Skipped{x.path(p), kind, err})
 		}
 	})
 }

@@ -26,82 +26,83 @@ func refusedXattr(err error) bool {
 // setAttrs gives an open file or directory the attributes of in. The order
 // matters: a change of owner clears setuid bits and capabilities, and a mode
 // without write permission keeps us from setting xattrs.
-func (x *extractor) setAttrs(f *os.File, name string, in *Inode) error {
+func (x *extractor) setAttrs(f *os.File, p place, in *Inode) error {
 	mode := in.Mode()
 	if !x.o.NoOwner {
 		if err := setOwner(f, in.uid, in.gid); err != nil {
 			if !refused(err) {
 				return err
 			}
-			x.skip(name, SkippedOwner, err)
-			mode = x.dropSetID(name, mode, err)
+			x.skip(p, SkippedOwner, err)
+			mode = x.dropSetID(p, mode, err)
 		}
 	} else if !ownedBy(in) {
 		mode &^= fs.ModeSetuid | fs.ModeSetgid
 	}
-	if err := x.setXattrs(name, in, func(k, v string) error { return setXattr(f, k, v) }); err != nil {
+	if err := x.setXattrs(p, in, func(k, v string) error { return setXattr(f, k, v) }); err != nil {
 		return err
 	}
 	if err := f.Chmod(mode); err != nil {
 		if !refused(err) {
 			return err
 		}
-		x.skip(name, SkippedMode, err)
+		x.skip(p, SkippedMode, err)
 	}
 	if err := setTimes(f, in.ModTime()); err != nil {
 		if !refused(err) {
 			return err
 		}
-		x.skip(name, SkippedTime, err)
+		x.skip(p, SkippedTime, err)
 	}
 	return nil
 }
 
 // dropSetID takes setuid and setgid from a file that does not get its owner:
 // they would be the rights of another.
-func (x *extractor) dropSetID(name string, mode fs.FileMode, err error) fs.FileMode {
+func (x *extractor) dropSetID(p place, mode fs.FileMode, err error) fs.FileMode {
 	const setID = fs.ModeSetuid | fs.ModeSetgid
 	if mode&setID != 0 {
-		x.skip(name, SkippedMode, err)
+		x.skip(p, SkippedMode, err)
 	}
 	return mode &^ setID
 }
 
 // setLinkAttrs gives a symbolic link or special file its attributes. They
 // cannot be opened, so this goes through the directory.
-func (x *extractor) setLinkAttrs(d *destDir, name, full string, in *Inode) error {
+func (x *extractor) setLinkAttrs(p place, in *Inode) error {
+	d := p.dir.dest
 	mode := in.Mode()
 	if !x.o.NoOwner {
-		if err := d.lchown(name, in.uid, in.gid); err != nil {
+		if err := d.lchown(p.name, in.uid, in.gid); err != nil {
 			if !refused(err) {
 				return err
 			}
-			x.skip(full, SkippedOwner, err)
-			mode = x.dropSetID(full, mode, err)
+			x.skip(p, SkippedOwner, err)
+			mode = x.dropSetID(p, mode, err)
 		}
 	}
-	err := x.setXattrs(full, in, func(k, v string) error { return d.lsetxattr(name, k, v) })
+	err := x.setXattrs(p, in, func(k, v string) error { return d.lsetxattr(p.name, k, v) })
 	if err != nil {
 		return err
 	}
 	if !in.isSymlink() {
-		if err := d.chmod(name, mode); err != nil {
+		if err := d.chmod(p.name, mode); err != nil {
 			if !refused(err) {
 				return err
 			}
-			x.skip(full, SkippedMode, err)
+			x.skip(p, SkippedMode, err)
 		}
 	}
-	if err := d.lutimes(name, in.ModTime()); err != nil {
+	if err := d.lutimes(p.name, in.ModTime()); err != nil {
 		if !refused(err) {
 			return err
 		}
-		x.skip(full, SkippedTime, err)
+		x.skip(p, SkippedTime, err)
 	}
 	return nil
 }
 
-func (x *extractor) setXattrs(name string, in *Inode, set func(k, v string) error) error {
+func (x *extractor) setXattrs(p place, in *Inode, set func(k, v string) error) error {
 	if x.o.NoXattrs {
 		return nil
 	}
@@ -114,7 +115,7 @@ func (x *extractor) setXattrs(name string, in *Inode, set func(k, v string) erro
 			if !refusedXattr(err) {
 				return err
 			}
-			x.skip(name, SkippedXattr, &fs.PathError{Op: "setxattr", Path: k, Err: err})
+			x.skip(p, SkippedXattr, &fs.PathError{Op: "setxattr", Path: k, Err: err})
 		}
 	}
 	return nil

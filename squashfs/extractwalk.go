@@ -6,17 +6,41 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
 
+// place is where a file is extracted: a name in a directory. Its path is put
+// together when it is asked for, which is seldom, since hostile trees have
+// paths without end.
+type place struct {
+	dir  *extractDir // nil: the destination itself
+	name string
+}
+
+// dest returns the path in the destination.
+func (p place) dest() string {
+	var names []string
+	for ; p.dir != nil; p = p.dir.place {
+		names = append(names, p.name)
+	}
+	if len(names) == 0 {
+		return "."
+	}
+	slices.Reverse(names)
+	return strings.Join(names, "/")
+}
+
+// path returns the path in the image.
+func (x *extractor) path(p place) string { return path.Join(x.base, p.dest()) }
+
 // extractDir is a directory that is being filled. It is finished, and closed,
 // when the walk has left it and all of its files are written.
 type extractDir struct {
+	place
 	dest    *destDir
 	in      *Inode // nil: leave its attributes alone
-	path    string // in the image
-	parent  *extractDir
 	pending atomic.Int32
 }
 
@@ -27,7 +51,7 @@ func (x *extractor) release(d *extractDir) {
 			x.finishDir(d)
 		}
 		d.dest.close()
-		d = d.parent
+		d = d.dir
 	}
 }
 
@@ -39,38 +63,27 @@ func (x *extractor) finishDir(d *extractDir) {
 		x.mu.Unlock()
 		return
 	}
-	if err := x.setAttrs(d.dest.file(), d.path, d.in); err != nil {
-		x.fail(d.path, err)
+	if err := x.setAttrs(d.dest.file(), d.place, d.in); err != nil {
+		x.fail(d.place, err)
 	}
 }
 
 func (x *extractor) finishDeferred(d *extractDir) {
-	root, err := x.root.OpenRoot(x.destPath(d.path))
+	root, err := x.root.OpenRoot(d.place.dest())
 	if err != nil {
-		x.fail(d.path, err)
+		x.fail(d.place, err)
 		return
 	}
 	defer root.Close()
 	dest, err := openDest(root)
 	if err != nil {
-		x.fail(d.path, err)
+		x.fail(d.place, err)
 		return
 	}
 	defer dest.close()
-	if err := x.setAttrs(dest.file(), d.path, d.in); err != nil {
-		x.fail(d.path, err)
+	if err := x.setAttrs(dest.file(), d.place, d.in); err != nil {
+		x.fail(d.place, err)
 	}
-}
-
-// destPath returns the path in the destination of a path in the image.
-func (x *extractor) destPath(name string) string {
-	switch {
-	case x.o.Source == ".":
-		return name
-	case name == x.o.Source:
-		return "."
-	}
-	return strings.TrimPrefix(name, x.o.Source+"/")
 }
 
 // walk extracts the contents of a directory.
@@ -90,18 +103,19 @@ func (x *extractor) walk(d *extractDir, depth int) error {
 			err = x.entry(d, e.Name, in, depth)
 		}
 		if err != nil {
-			return extractError(path.Join(d.path, e.Name), err)
+			return x.located(place{d, e.Name}, err)
 		}
 	}
 	return nil
 }
 
-func extractError(name string, err error) error {
+// located adds the path to an error that has none yet.
+func (x *extractor) located(p place, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) && pe.Op == "extract" {
 		return err
 	}
-	return &fs.PathError{Op: "extract", Path: name, Err: err}
+	return &fs.PathError{Op: "extract", Path: x.path(p), Err: err}
 }
 
 // entry extracts one entry of a directory.
@@ -109,67 +123,64 @@ func (x *extractor) entry(d *extractDir, name string, in *Inode, depth int) erro
 	if x.count++; x.o.MaxEntries > 0 && x.count > x.o.MaxEntries {
 		return &LimitError{What: "entries", Limit: x.o.MaxEntries}
 	}
-	full := path.Join(d.path, name)
-	if d.in == nil {
-		full = d.path
-	}
+	p := place{d, name}
 	if !in.IsDir() && in.LinkCount() > 1 {
 		if first, ok := x.links[in.ref]; ok {
 			x.add(func(res *ExtractResult) { res.HardLinks++ })
-			return x.root.Link(first, x.destPath(full))
+			return x.root.Link(first.dest(), p.dest())
 		}
 	}
 	switch {
 	case in.IsDir():
-		return x.directory(d, name, full, in, depth)
+		return x.directory(p, in, depth)
 	case in.isRegular():
-		return x.file(d, name, full, in)
+		return x.file(p, in)
 	case in.isSymlink():
 		if err := d.dest.symlink(in.target, name); err != nil {
 			return err
 		}
 		x.add(func(res *ExtractResult) { res.Symlinks++ })
 	default:
-		if made, err := x.special(d, name, full, in); !made {
+		if made, err := x.special(p, in); !made {
 			return err
 		}
 	}
-	x.remember(in, full)
-	return x.setLinkAttrs(d.dest, name, full, in)
+	x.remember(in, p)
+	return x.setLinkAttrs(p, in)
 }
 
 // remember notes the first name of a file with several.
-func (x *extractor) remember(in *Inode, full string) {
+func (x *extractor) remember(in *Inode, p place) {
 	if in.LinkCount() > 1 {
-		x.links[in.ref] = x.destPath(full)
+		x.links[in.ref] = p
 	}
 }
 
-func (x *extractor) directory(d *extractDir, name, full string, in *Inode, depth int) error {
-	dest, err := d.dest.mkdir(name)
+func (x *extractor) directory(p place, in *Inode, depth int) error {
+	dest, err := p.dir.dest.mkdir(p.name)
 	if err != nil {
 		return err
 	}
 	x.add(func(res *ExtractResult) { res.Directories++ })
-	sub := &extractDir{dest: dest, in: in, path: full, parent: d}
+	sub := &extractDir{place: p, dest: dest, in: in}
 	sub.pending.Store(1)
-	d.pending.Add(1)
+	p.dir.pending.Add(1)
 	defer x.release(sub)
 	return x.walk(sub, depth+1)
 }
 
 // special makes a device, named pipe or socket.
-func (x *extractor) special(d *extractDir, name, full string, in *Inode) (made bool, err error) {
+func (x *extractor) special(p place, in *Inode) (made bool, err error) {
 	device := in.Mode()&fs.ModeDevice != 0
 	if device && x.o.NoDevices {
 		return false, nil
 	}
-	switch err := d.dest.mknod(name, in.Mode(), in.d.Device); {
+	switch err := p.dir.dest.mknod(p.name, in.Mode(), in.d.Device); {
 	case err == nil:
 		x.add(func(res *ExtractResult) { res.Specials++ })
 		return true, nil
 	case errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported):
-		x.skip(full, SkippedDevice, err)
+		x.skip(p, SkippedDevice, err)
 		return false, nil
 	default:
 		return false, err
@@ -181,9 +192,7 @@ const partBlocks = 32
 
 // extractFile is a regular file being written, in one or several parts.
 type extractFile struct {
-	dir     *extractDir
-	name    string
-	path    string
+	place
 	in      *Inode
 	f       *os.File
 	pending atomic.Int64
@@ -191,14 +200,14 @@ type extractFile struct {
 
 // file extracts a regular file, at once or in the background. Files that
 // others will link to, and files of several parts, have to exist first.
-func (x *extractor) file(d *extractDir, name, full string, in *Inode) error {
-	ef := &extractFile{dir: d, name: name, path: full, in: in}
+func (x *extractor) file(p place, in *Inode) error {
+	ef := &extractFile{place: p, in: in}
 	parts := (in.blocks.count + partBlocks - 1) / partBlocks
 	if in.LinkCount() > 1 || parts > 1 {
 		if err := ef.create(); err != nil {
 			return err
 		}
-		x.remember(in, full)
+		x.remember(in, p)
 	}
 	if parts > 1 {
 		if err := ef.f.Truncate(int64(in.d.Size)); err != nil {
@@ -210,7 +219,7 @@ func (x *extractor) file(d *extractDir, name, full string, in *Inode) error {
 	// One more than the parts, so that the file stays open until all of them
 	// are queued.
 	ef.pending.Store(1)
-	d.pending.Add(1)
+	p.dir.pending.Add(1)
 	for i := int64(0); i < parts && x.ctx.Err() == nil; i++ {
 		ef.pending.Add(1)
 		x.do(func() { x.part(ef, i*partBlocks, min((i+1)*partBlocks, in.blocks.count)) })
@@ -233,12 +242,12 @@ func (x *extractor) part(ef *extractFile, first, last int64) {
 	}
 	if ef.f == nil {
 		if err := ef.create(); err != nil {
-			x.fail(ef.path, err)
+			x.fail(ef.place, err)
 			return
 		}
 	}
 	if err := x.writeBlocks(ef, first, last); err != nil {
-		x.fail(ef.path, err)
+		x.fail(ef.place, err)
 	}
 }
 
@@ -253,10 +262,10 @@ func (x *extractor) partDone(ef *extractFile) {
 	}
 	var err error
 	if x.ctx.Err() == nil {
-		err = x.setAttrs(ef.f, ef.path, ef.in)
+		err = x.setAttrs(ef.f, ef.place, ef.in)
 	}
 	if err := errors.Join(err, ef.f.Close()); err != nil {
-		x.fail(ef.path, err)
+		x.fail(ef.place, err)
 	}
 }
 

@@ -35,40 +35,47 @@ func (r *Reader) Inode(ref InodeRef) (*Inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, _, err := r.readInode(&c)
-	return in, err
+	return r.readInode(&c)
 }
 
-// readInode reads the inode at c, which it leaves behind the inode's fixed
-// part, and behind the target of a symbolic link.
-func (r *Reader) readInode(c *metaCursor) (*Inode, metaPos, error) {
-	if _, err := c.load(); err != nil {
-		return nil, metaPos{}, err
+// readInode reads and checks the inode at c.
+func (r *Reader) readInode(c *metaCursor) (*Inode, error) {
+	in, err := r.parseInode(c)
+	if err == nil {
+		err = in.finish(c)
 	}
-	start := c.pos
-	in := &Inode{r: r, at: start.block}
-	in.ref = InodeRef(disk.NewRef(uint64(start.block-r.inodes.start), uint16(start.off)))
+	if err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// parseInode reads the fixed part of the inode at c.
+func (r *Reader) parseInode(c *metaCursor) (*Inode, error) {
+	if _, err := c.load(); err != nil {
+		return nil, err
+	}
+	in := &Inode{r: r, at: c.pos.block}
+	in.ref = InodeRef(disk.NewRef(uint64(c.pos.block-r.inodes.start), uint16(c.pos.off)))
 	var buf [disk.MaxInodeSize]byte
 	if err := c.read(buf[:disk.InodeHeaderSize]); err != nil {
-		return nil, start, err
+		return nil, err
 	}
 	size := disk.InodeSize(uint16(buf[0]) | uint16(buf[1])<<8)
 	if size > disk.InodeHeaderSize {
 		if err := c.read(buf[disk.InodeHeaderSize:size]); err != nil {
-			return nil, start, err
+			return nil, err
 		}
 	}
 	if _, err := disk.DecodeInode(buf[:max(size, disk.InodeHeaderSize)], &in.d); err != nil {
-		return nil, start, formatError("inode", start.block, err)
+		return nil, formatError("inode", in.at, err)
 	}
 	in.tail = c.pos
-	if err := in.finish(c); err != nil {
-		return nil, start, err
-	}
-	return in, start, nil
+	return in, nil
 }
 
-// finish checks the inode and reads what its kind needs.
+// finish checks the inode and reads what its kind needs, from c, which is
+// behind the fixed part and for links ends behind the whole.
 func (in *Inode) finish(c *metaCursor) error {
 	r := in.r
 	if int(in.d.UID) >= len(r.ids) || int(in.d.GID) >= len(r.ids) {
@@ -233,7 +240,7 @@ func (r *Reader) scanInodes(f func(*Inode) error) error {
 		return err
 	}
 	for range r.sb.Inodes {
-		in, _, err := r.readInode(&c)
+		in, err := r.readInode(&c)
 		if err != nil {
 			return err
 		}

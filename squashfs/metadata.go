@@ -85,6 +85,9 @@ func (r *Reader) loadMetadata(t *metaTable, pos int64) (cacheBlock, error) {
 
 // decodeBlock decompresses src into dst, which bounds the result.
 func (r *Reader) decodeBlock(dst, src []byte, structure string, off int64) (int, error) {
+	if r.inspect != nil {
+		r.inspect(src, structure, off)
+	}
 	n, err := safeDecode(r.decoder, dst, src)
 	switch {
 	case err == nil:

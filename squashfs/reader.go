@@ -57,8 +57,9 @@ type Reader struct {
 
 	metaCache *blockCache
 	dataCache *blockCache
-	scratch   bufferPool // stored bytes
-	buffers   bufferPool // decoded blocks
+	inspect   func(src []byte, structure string, off int64) // of each compressed block; may be nil
+	scratch   bufferPool                                    // stored bytes
+	buffers   bufferPool                                    // decoded blocks
 
 	idTable     *lookupTable
 	fragTable   *lookupTable
@@ -117,19 +118,30 @@ func newReader(src io.ReaderAt, size int64, o ReaderOptions) *Reader {
 
 // open prepares everything behind a superblock that has been checked.
 func (r *Reader) open(o ReaderOptions) error {
-	r.used = int64(r.sb.BytesUsed)
-	r.compression, _ = compressionByID(r.sb.Compressor)
-	var err error
-	if r.decoder, err = newBlockDecoder(r.sb.Compressor); err != nil {
+	if err := r.prepare(o); err != nil {
 		return err
 	}
-	block := max(int(r.sb.BlockSize), disk.MetadataHeaderSize+disk.MetadataSize)
-	r.scratch.size, r.buffers.size = block, int(r.sb.BlockSize)
-	r.metaCache = newBlockCache(o.CacheSize/4, disk.MetadataSize)
-	r.dataCache = newBlockCache(o.CacheSize-o.CacheSize/4, int64(r.sb.BlockSize))
 	if err := r.readTables(); err != nil {
 		return err
 	}
+	return r.openRoot()
+}
+
+// prepare sets up decoder and caches.
+func (r *Reader) prepare(o ReaderOptions) (err error) {
+	r.used = int64(r.sb.BytesUsed)
+	r.compression, _ = compressionByID(r.sb.Compressor)
+	if r.decoder, err = newBlockDecoder(r.sb.Compressor); err != nil {
+		return err
+	}
+	r.scratch.size = max(int(r.sb.BlockSize), disk.MetadataHeaderSize+disk.MetadataSize)
+	r.buffers.size = int(r.sb.BlockSize)
+	r.metaCache = newBlockCache(o.CacheSize/4, disk.MetadataSize)
+	r.dataCache = newBlockCache(o.CacheSize-o.CacheSize/4, int64(r.sb.BlockSize))
+	return nil
+}
+
+func (r *Reader) openRoot() (err error) {
 	if r.root, err = r.Inode(InodeRef(r.sb.Root)); err != nil {
 		return err
 	}
