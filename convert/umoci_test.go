@@ -102,27 +102,6 @@ func compareWithUmoci(t testing.TB, img *image.Image) {
 	}
 }
 
-func TestFirst(t *testing.T) {
-	img := build(t,
-		tree{
-			testtree.Dir(".", 0o755),
-			testtree.Dir("etc", 0o755, testtree.Owner(3, 4)),
-			testtree.File("etc/passwd", 0o644, "root"),
-			testtree.File("etc/shadow", 0o640, "x", testtree.Owner(0, 42)),
-			testtree.Symlink("lib", "usr/lib"),
-			testtree.Dir("usr/lib", 0o755),
-			testtree.File("usr/lib/a.so", 0o755, testtree.Bytes(1, 300000)),
-			testtree.Hardlink("usr/lib/b.so", "usr/lib/a.so"),
-		},
-		tree{
-			testtree.File("lib/a.so", 0o755, testtree.Bytes(2, 300)),
-			testtree.Whiteout("etc/shadow"),
-			testtree.File("lib/new", 0o4755, "new"),
-		},
-	)
-	compareWithUmoci(t, img)
-}
-
 func command(t testing.TB, name string, args ...string) (string, error) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
