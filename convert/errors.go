@@ -17,7 +17,8 @@ var (
 	ErrFormat = layer.ErrFormat
 	// ErrLimit is what every *LimitError is.
 	ErrLimit = layer.ErrLimit
-	// ErrUnsafePath is an entry of a layer whose path no file can have, or that would change what the root is.
+	// ErrUnsafePath is an entry of a layer whose path no file can have, leads through too many symbolic links, or would make
+	// the root something else than a directory.
 	ErrUnsafePath = layer.ErrUnsafePath
 	// ErrWhiteout is a whiteout that names nothing, or the directory that it is in.
 	ErrWhiteout = layer.ErrWhiteout

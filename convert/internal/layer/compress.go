@@ -42,6 +42,7 @@ func decompress(r io.Reader) (tr io.Reader, c Compression, closer func(), err er
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", nil, err
 	}
+	err = nil
 	closer = func() {}
 	switch c = sniff(head); c {
 	case Gzip:

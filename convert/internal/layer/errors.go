@@ -11,7 +11,8 @@ var (
 	ErrFormat = errors.New("malformed layer")
 	// ErrLimit is what every [LimitError] is.
 	ErrLimit = errors.New("limit exceeded")
-	// ErrUnsafePath is a path that no file can have, or that would change what the root is.
+	// ErrUnsafePath is a path that no file can have, that leads through too many symbolic links, or that would make the
+	// root something else than a directory.
 	ErrUnsafePath = errors.New("unsafe path")
 	// ErrWhiteout is a whiteout that names nothing, or the directory that it is in.
 	ErrWhiteout = errors.New("invalid whiteout")

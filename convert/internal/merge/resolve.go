@@ -1,7 +1,6 @@
 package merge
 
 import (
-	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -11,9 +10,6 @@ import (
 
 // maxLinks is how many symbolic links may have to be followed for one path; umoci and containerd have the same.
 const maxLinks = 255
-
-// errLoop is a path that leads through too many symbolic links.
-var errLoop = errors.New("too many levels of symbolic links")
 
 // place is where a path leads: to a node, or to what would lie below it if it were there.
 type place struct {
@@ -60,7 +56,7 @@ func (t *Tree) resolve(path string) (place, error) {
 			at.length += len(name) + 1
 		} else {
 			if links++; links > maxLinks {
-				return at, errLoop
+				return at, fmt.Errorf("%w: more than %d symbolic links to follow", layer.ErrUnsafePath, maxLinks)
 			}
 			if strings.HasPrefix(next.inode.Link, "/") {
 				at = place{node: t.root}
