@@ -2,6 +2,7 @@ package squashfs
 
 import (
 	"bytes"
+	"hash/maphash"
 	"io/fs"
 	"iter"
 	"syscall"
@@ -62,7 +63,7 @@ func (in *Inode) Lookup(name string) (*Inode, error) {
 		}
 		switch c := bytes.Compare(l.name(), []byte(name)); {
 		case c == 0:
-			return in.child(l.ref(), typeMode(l.entry.Type))
+			return in.child(l.ref(), typeMode(l.entry.Type), name)
 		case c > 0:
 			return nil, fs.ErrNotExist
 		}
@@ -74,11 +75,11 @@ func (in *Inode) Child(e Dirent) (*Inode, error) {
 	if !in.IsDir() {
 		return nil, syscall.ENOTDIR
 	}
-	return in.child(e.Ref, e.Type)
+	return in.child(e.Ref, e.Type, e.Name)
 }
 
 // child returns the inode behind an entry of the directory in.
-func (in *Inode) child(ref InodeRef, t fs.FileMode) (*Inode, error) {
+func (in *Inode) child(ref InodeRef, t fs.FileMode, name string) (*Inode, error) {
 	c, err := in.r.Inode(ref)
 	if err != nil {
 		return nil, err
@@ -87,27 +88,35 @@ func (in *Inode) child(ref InodeRef, t fs.FileMode) (*Inode, error) {
 		return nil, c.failf("directory entry is a %v, inode a %v", t, c.Mode().Type())
 	}
 	if c.IsDir() {
-		if err := in.r.claim(c, in); err != nil {
+		if err := in.r.claim(c, in, name); err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
 }
 
-// claim notes that the directory child was found in the directory parent, and
-// refuses one that was found elsewhere before. As each directory then has one
-// parent and the root none, no walk from the root can run in a circle.
-func (r *Reader) claim(child, parent *Inode) error {
-	r.parentsMu.Lock()
-	defer r.parentsMu.Unlock()
-	p, ok := r.parents[child.ref]
+// dirName is the one name of a directory: its parent, and a hash of the name
+// there.
+type dirName struct {
+	parent InodeRef
+	name   uint64
+}
+
+// claim notes under which name the directory child was found, and refuses one
+// that was found under another before. As each directory then has one parent
+// and the root none, no walk from the root can run in a circle.
+func (r *Reader) claim(child, parent *Inode, name string) error {
+	d := dirName{parent.ref, maphash.String(r.seed, name)}
+	r.claimsMu.Lock()
+	defer r.claimsMu.Unlock()
+	first, ok := r.claims[child.ref]
 	switch {
 	case child.ref == r.root.ref:
 		return child.failf("root directory is an entry of another")
 	case !ok:
-		r.parents[child.ref] = parent.ref
-	case p != parent.ref:
-		return child.failf("directory %d is an entry of two others", child.d.Number)
+		r.claims[child.ref] = d
+	case first != d:
+		return child.failf("directory %d has two names", child.d.Number)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -77,8 +78,9 @@ type Reader struct {
 	numbers     map[uint32]InodeRef
 	numbersErr  error
 
-	parentsMu sync.Mutex
-	parents   map[InodeRef]InodeRef // of directories that were found
+	seed     maphash.Seed
+	claimsMu sync.Mutex
+	claims   map[InodeRef]dirName // of directories that were found
 }
 
 // NewReader returns a reader of the image in the first size bytes of src. It
@@ -112,7 +114,8 @@ func newReader(src io.ReaderAt, size int64, o ReaderOptions) *Reader {
 		size:        size,
 		workers:     o.Workers,
 		maxReadFile: o.MaxReadFile,
-		parents:     make(map[InodeRef]InodeRef),
+		seed:        maphash.MakeSeed(),
+		claims:      make(map[InodeRef]dirName),
 	}
 }
 
