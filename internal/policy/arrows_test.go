@@ -69,7 +69,7 @@ var arrows = map[string]rule{
 	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 
-	"mount":       {"squashfs", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
+	"mount":       {"squashfs internal/fork", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
 	"runtime":     {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
 	"runtime/gpu": {"runtime", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
 	"runtime/mpi": {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
