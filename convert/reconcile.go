@@ -87,18 +87,15 @@ func (j *job) shrink(ctx context.Context, l *layerState, wanted func(int32, stri
 	begin := time.Now()
 	task := j.meter.Begin(string(StageRepack), short(l.name), 0)
 	defer task.End()
-	old, err := j.segmentReader(ctx, l)
-	if err != nil {
-		return err
-	}
 	if l.at < 0 {
 		// It stands where the new one is to go: move it out of the way.
 		if err := j.moveToSpool(ctx, l); err != nil {
 			return failure("", SideDestination, err)
 		}
-		if old, err = j.segmentReader(ctx, l); err != nil {
-			return err
-		}
+	}
+	old, err := j.segmentReader(ctx, l)
+	if err != nil {
+		return err
 	}
 	packer, err := j.segmentPacker(l)
 	if err != nil {
@@ -133,7 +130,7 @@ func copyContent(ctx context.Context, packer *squashfs.Packer, old *squashfs.Rea
 	return packer.Add(ctx, f, size)
 }
 
-// segmentReader gives access to the contents in a segment: as files, each named for the index of its entry, of an image that is
+// segmentReader gives access to the contents in a segment of the spool: as files, each named for the index of its entry, of an image that is
 // the segment, with tables that exist in memory.
 func (j *job) segmentReader(ctx context.Context, l *layerState) (*squashfs.Reader, error) {
 	b, err := squashfs.NewBuilder(j.opts.builderOptions(0))
@@ -152,11 +149,9 @@ func (j *job) segmentReader(ctx context.Context, l *layerState) (*squashfs.Reade
 			return nil, err
 		}
 	}
-	image := &segmentImage{start: dataStart + l.pack.Size}
-	if l.at < 0 {
-		image.segment = io.NewSectionReader(j.out, j.base+dataStart, l.pack.Size)
-	} else {
-		image.segment = io.NewSectionReader(j.spool.f, l.at, l.pack.Size)
+	image := &segmentImage{
+		segment: io.NewSectionReader(j.spool.f, l.at, l.pack.Size),
+		start:   dataStart + l.pack.Size,
 	}
 	size, err := b.WriteTables(ctx, image, image.start)
 	if err != nil {
