@@ -83,7 +83,7 @@ func overlayCalls() []fork.Call {
 }
 
 func setAttrCalls() []fork.Call {
-	return []fork.Call{fork.OpenIn(fork.CWD, "/tmp", "tmp"), fork.SetAttr("tmp", unix.MOUNT_ATTR_RDONLY, true)}
+	return []fork.Call{fork.Open(fork.CWD, "/tmp", unix.O_PATH, 0, "tmp"), fork.SetAttr("tmp", unix.MOUNT_ATTR_RDONLY, true)}
 }
 
 // fuseCalls mount a file system that nobody serves; it goes with the child.

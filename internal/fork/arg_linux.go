@@ -126,7 +126,7 @@ func pathArg(p Path) arg {
 	return arg{kind: argPath, parts: []Path{p}}
 }
 
-func bytes(data []byte, text string) arg { return arg{kind: argBytes, data: data, text: text} }
+func buffer(data []byte, text string) arg { return arg{kind: argBytes, data: data, text: text} }
 
 // flag is a bit, or a group of bits, and its name.
 type flag struct {

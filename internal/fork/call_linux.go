@@ -25,15 +25,16 @@ type Call struct {
 type kind uintptr
 
 const (
-	kindPlain kind = iota // fails on an error
-	kindFD                // the result becomes a descriptor of the table
-	kindWant              // fails on any result but one
-	kindLax               // an error does not matter
-	kindExec              // an error that means "not here" leads to the next call, if that is of this kind too
-	kindMask              // restore the signal mask
-	kindInit              // fork: the child goes on, the parent waits for it as process 1 of a PID namespace
-	kindSave              // the result becomes the first argument of the last call of kindSaved
-	kindSaved             // see kindSave
+	kindPlain  kind = iota // fails on an error
+	kindFD                 // the result becomes a descriptor of the table
+	kindWant               // fails on any result but one
+	kindLax                // an error does not matter
+	kindExec               // an error that means "not here" leads to the next call, if that is of this kind too
+	kindMask               // restore the signal mask
+	kindInit               // fork: the child goes on, the parent waits for it as process 1 of a PID namespace
+	kindSave               // the result becomes the first argument of the last call of kindSaved
+	kindSaved              // see kindSave
+	kindParent             // as kindWant, and the result is the parent
 )
 
 // Name is the name of the system call.
@@ -73,6 +74,8 @@ func (c Call) String() string {
 		s += " || true"
 	case c.kind == kindSave:
 		s += " = saved"
+	case c.kind == kindParent:
+		s += " = parent"
 	}
 	return s
 }
@@ -129,7 +132,7 @@ func OpenIn(dir FD, path string, out FD) Call {
 	how = binary.NativeEndian.AppendUint64(how, 0)
 	how = binary.NativeEndian.AppendUint64(how, resolve)
 	return Call{name: "openat2", nr: unix.SYS_OPENAT2, args: []arg{
-		fdArg(dir), str(path), bytes(how, "{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}"), word(len(how), ""),
+		fdArg(dir), str(path), buffer(how, "{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}"), word(len(how), ""),
 	}, out: out, path: path, kind: kindFD}
 }
 
@@ -159,12 +162,12 @@ func Write(fd FD, data []byte) Call {
 	if len(data) > 64 {
 		text = strconv.Quote(string(data[:48])) + "..."
 	}
-	return Call{name: "write", nr: unix.SYS_WRITE, args: []arg{fdArg(fd), bytes(data, text), word(len(data), "")}, kind: kindWant, want: uintptr(len(data))}
+	return Call{name: "write", nr: unix.SYS_WRITE, args: []arg{fdArg(fd), buffer(data, text), word(len(data), "")}, kind: kindWant, want: uintptr(len(data))}
 }
 
 // ReadByte waits for one byte; end of file is an error.
 func ReadByte(fd FD) Call {
-	return Call{name: "read", nr: unix.SYS_READ, args: []arg{fdArg(fd), bytes(make([]byte, 1), "buf"), word(1, "")}, kind: kindWant, want: 1}
+	return Call{name: "read", nr: unix.SYS_READ, args: []arg{fdArg(fd), buffer(make([]byte, 1), "buf"), word(1, "")}, kind: kindWant, want: 1}
 }
 
 // SendFD sends one byte and a descriptor over a Unix socket.
@@ -209,9 +212,9 @@ func Fchdir(fd FD) Call {
 	return Call{name: "fchdir", nr: unix.SYS_FCHDIR, args: []arg{fdArg(fd)}}
 }
 
-// ParentIs fails unless the parent of this process has the given process ID, that is, still lives.
-func ParentIs(pid int) Call {
-	return Call{name: "getppid", nr: unix.SYS_GETPPID, kind: kindWant, want: uintptr(pid)}
+// ParentAlive fails if the process that forked has ended; PDeathSig is silent about one that ended before.
+func ParentAlive() Call {
+	return Call{name: "getppid", nr: unix.SYS_GETPPID, kind: kindParent}
 }
 
 // ClearUmask sets the file mode creation mask to 0; RestoreUmask undoes that.
@@ -226,7 +229,7 @@ func RestoreUmask() Call {
 
 // Sethostname sets the host name of the UTS namespace.
 func Sethostname(name string) Call {
-	return Call{name: "sethostname", nr: unix.SYS_SETHOSTNAME, args: []arg{bytes([]byte(name), strconv.Quote(name)), word(len(name), "")}}
+	return Call{name: "sethostname", nr: unix.SYS_SETHOSTNAME, args: []arg{buffer([]byte(name), strconv.Quote(name)), word(len(name), "")}}
 }
 
 // Setrlimit sets a resource limit of this process.
@@ -234,7 +237,7 @@ func Setrlimit(resource int, name string, lim syscall.Rlimit) Call {
 	data := binary.NativeEndian.AppendUint64(nil, lim.Cur)
 	data = binary.NativeEndian.AppendUint64(data, lim.Max)
 	return Call{name: "prlimit64", nr: unix.SYS_PRLIMIT64, args: []arg{
-		word(0, "0"), word(resource, name), bytes(data, fmt.Sprintf("{%d, %d}", lim.Cur, lim.Max)), word(0, "NULL"),
+		word(0, "0"), word(resource, name), buffer(data, fmt.Sprintf("{%d, %d}", lim.Cur, lim.Max)), word(0, "NULL"),
 	}}
 }
 

@@ -5,7 +5,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -79,7 +81,7 @@ func TestErrors(t *testing.T) {
 		{"open", []fork.Call{fork.Open(fork.CWD, dir+"/absent", unix.O_RDONLY, 0, "f")}, nil, fs.ErrNotExist, "openat " + dir + "/absent"},
 		{"short write", []fork.Call{fork.Open(fork.CWD, "/dev/full", unix.O_WRONLY, 0, "f"), fork.Write("f", []byte("x")).About("the map")}, nil, syscall.ENOSPC, "write the map"},
 		{"no path", []fork.Call{fork.Setrlimit(99, "RLIMIT_X", syscall.Rlimit{})}, nil, syscall.EINVAL, "prlimit64"},
-		{"orphan", []fork.Call{fork.ParentIs(1 << 22)}, nil, syscall.EPIPE, "getppid"},
+		{"end of file", []fork.Call{fork.Open(fork.CWD, "/dev/null", unix.O_RDONLY, 0, "f"), fork.ReadByte("f")}, nil, syscall.EPIPE, "read"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			files := test.files
@@ -134,7 +136,7 @@ func TestDescriptors(t *testing.T) {
 		fork.Open("b", "self/status", unix.O_RDONLY, 0, "c"),
 		fork.Close("b"),
 		fork.OpenIn("a", "../../etc/..", "b"),
-		fork.ClearUmask(), fork.RestoreUmask(),
+		fork.ClearUmask(), fork.RestoreUmask(), fork.ParentAlive(),
 	}
 	out, _, err := execute(t, calls, nil, []string{"/bin/ls"}, []string{"ls", "-l", "/proc/self/fd"})
 	if err != nil {
@@ -227,5 +229,18 @@ func TestString(t *testing.T) {
 		if got := test.call.String(); got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)
 		}
+	}
+}
+
+// TestOriginalNoFile compares with what os/exec gives its children.
+func TestOriginalNoFile(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("/bin/sh", "-c", "ulimit -Sn").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim, raised := fork.OriginalNoFile()
+	if want := strings.TrimSpace(string(out)); strconv.FormatUint(lim.Cur, 10) != want {
+		t.Errorf("got %v, %v, want %s", lim, raised, want)
 	}
 }

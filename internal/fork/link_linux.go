@@ -3,6 +3,7 @@ package fork
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"strconv"
 	"unsafe"
 
@@ -39,8 +40,8 @@ type linker struct {
 	base    uintptr
 }
 
-func link(calls []Call, numbers map[FD]uintptr) (*table, error) {
-	t := &table{calls: make([]rawCall, len(calls)), block: ^uint64(0)}
+func link(calls []Call, numbers map[FD]uintptr, clone uintptr) (*table, error) {
+	t := &table{calls: make([]rawCall, len(calls)), clone: clone, block: ^uint64(0)}
 	l := &linker{numbers: numbers}
 	for pass := range 2 {
 		if pass == 1 {
@@ -57,10 +58,10 @@ func link(calls []Call, numbers map[FD]uintptr) (*table, error) {
 		}
 	}
 	copy(t.arena, l.arena)
-	return t, t.resolveSaved()
+	return t, t.finish()
 }
 
-func (t *table) resolveSaved() error {
+func (t *table) finish() error {
 	save := -1
 	for i := range t.calls {
 		switch t.calls[i].kind {
@@ -71,6 +72,11 @@ func (t *table) resolveSaved() error {
 				return fmt.Errorf("call %d uses a result that no call before it saves", i)
 			}
 			t.calls[save].n = uintptr(i)
+		case kindParent:
+			t.calls[i].kind = kindWant
+			if t.clone&unix.CLONE_NEWPID == 0 { // else the parent cannot be seen: 0
+				t.calls[i].n = uintptr(os.Getpid())
+			}
 		case kindMask:
 			t.calls[i].args = [6]uintptr{unix.SIG_SETMASK, uintptr(unsafe.Pointer(&t.mask)), 0, 8}
 		}

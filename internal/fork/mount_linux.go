@@ -49,7 +49,7 @@ func SetAttr(fd FD, set uint64, recursive bool) Call {
 		flags, text = flags|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
 	}
 	return Call{name: "mount_setattr", nr: unix.SYS_MOUNT_SETATTR, args: []arg{
-		fdArg(fd), str(""), word(flags, text), bytes(data, "{"+attrText(set)+"}"), word(len(data), ""),
+		fdArg(fd), str(""), word(flags, text), buffer(data, "{"+attrText(set)+"}"), word(len(data), ""),
 	}}
 }
 

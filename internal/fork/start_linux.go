@@ -58,11 +58,10 @@ func Start(calls []Call, o *Options) (*Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reserve descriptors: %w", err)
 	}
-	t, err := link(calls, numbers)
+	t, err := link(calls, numbers, o.Clone)
 	if err != nil {
 		return nil, err
 	}
-	t.clone = o.Clone
 	pid, errs, err := start(t)
 	if err != nil {
 		return nil, err
