@@ -14,6 +14,9 @@ type LoopDevice struct {
 // Path is the device's node.
 func (d *LoopDevice) Path() string { return d.f.Name() }
 
+// File is the open device. It belongs to d.
+func (d *LoopDevice) File() *os.File { return d.f }
+
 // Close lets go of the device. It disappears when it is not mounted, or no longer.
 func (d *LoopDevice) Close() error { return d.f.Close() }
 

@@ -73,11 +73,29 @@ func Detach(path string) Call {
 	return Call{name: "umount2", nr: unix.SYS_UMOUNT2, args: []arg{str(path), word(unix.MNT_DETACH, "MNT_DETACH")}, path: path}
 }
 
-// OpenTree clones the mount tree at path as a detached one.
-func OpenTree(path string, out FD) Call {
-	return Call{name: "open_tree", nr: unix.SYS_OPEN_TREE, args: []arg{
-		fdArg(CWD), str(path), word(uintptr(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE), "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE"),
-	}, out: out, path: path, kind: kindFD}
+// OpenTree clones the file or directory at path, and what is mounted below it, as a detached tree of mounts. A symbolic
+// link is not followed.
+func OpenTree(path string, recursive bool, out FD) Call {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_SYMLINK_NOFOLLOW
+	bits, text := uintptr(flags), "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_SYMLINK_NOFOLLOW"
+	if recursive {
+		bits, text = bits|unix.AT_RECURSIVE, text+"|AT_RECURSIVE"
+	}
+	return Call{name: "open_tree", nr: unix.SYS_OPEN_TREE, args: []arg{fdArg(CWD), str(path), word(bits, text)}, out: out, path: path, kind: kindFD}
+}
+
+// Attach mounts the detached tree on the file or directory target.
+func Attach(tree, target FD) Call {
+	return Call{name: "move_mount", nr: unix.SYS_MOVE_MOUNT, args: []arg{
+		fdArg(tree), str(""), fdArg(target), str(""), word(uintptr(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH), "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH"),
+	}}
+}
+
+// AttachAt mounts the detached tree at path.
+func AttachAt(tree FD, path string) Call {
+	return Call{name: "move_mount", nr: unix.SYS_MOVE_MOUNT, args: []arg{
+		fdArg(tree), str(""), fdArg(CWD), str(path), word(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"),
+	}, path: path}
 }
 
 // FSOpen opens a file system context, which tells whether the kernel knows the type.

@@ -132,15 +132,20 @@ func closeAll(fds []int) {
 	}
 }
 
-// Ready waits until the child has executed its program, and returns nil, or until a call has failed: *Error. The child of
-// a cancelled context is killed. Ready may be called once.
+// Close does without Ready.
+func (c *Child) Close() { c.errs.Close() }
+
+// Ready waits until the child has executed its program, and returns nil, or until a call has failed: *Error. If ctx ends
+// first, it returns its error, and the child goes on: kill it. Ready may be called once.
 func (c *Child) Ready(ctx context.Context) error {
 	defer c.errs.Close()
-	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(c.PID, unix.SIGKILL) })
+	stop := context.AfterFunc(ctx, func() { c.errs.Close() })
 	defer stop()
 	var record [8]byte
 	switch n, err := io.ReadFull(c.errs, record[:]); {
 	case n == 0 && errors.Is(err, io.EOF):
+		return ctx.Err()
+	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
 		return fmt.Errorf("read from child: %w", err)

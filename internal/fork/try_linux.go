@@ -22,10 +22,9 @@ func Try(ctx context.Context, calls []Call, o *Options) error {
 	if err != nil {
 		return err
 	}
-	err = child.Ready(ctx)
-	p, findErr := os.FindProcess(child.PID)
-	if findErr != nil {
-		return findErr
+	p, _ := os.FindProcess(child.PID) // never fails here
+	if err = child.Ready(ctx); err != nil {
+		_ = p.Kill()
 	}
 	if _, waitErr := p.Wait(); err == nil {
 		err = waitErr

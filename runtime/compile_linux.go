@@ -1,0 +1,209 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"hpcimg/squashfs"
+)
+
+// compiler turns a specification into a plan. First every mount is placed in the layout, then the calls are written.
+type compiler struct {
+	ctx    context.Context
+	spec   Spec
+	host   *host
+	image  image
+	layout layout
+	root   *layer // the image's
+	items  []*item
+	plan   *Plan
+	user   User
+	home   string // in the image; "" if there is none
+	cwd    string
+}
+
+func compile(ctx context.Context, spec *Spec) (*Plan, error) {
+	h, err := inspect()
+	if err != nil {
+		return nil, err
+	}
+	return compileOn(ctx, spec, h)
+}
+
+func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
+	c := &compiler{ctx: ctx, spec: *spec, host: h, plan: &Plan{}}
+	if err := c.spec.validate(); err != nil {
+		return nil, err
+	}
+	if err := c.openImage(); err != nil {
+		return nil, err
+	}
+	defer c.image.Close()
+	c.root = c.layout.add(&layer{at: "/", tree: c.image, fd: "skeleton"})
+	for _, step := range []func() error{c.system, c.userDirs, c.binds, c.libraries, c.workDir} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	c.emit()
+	for _, note := range c.plan.notes {
+		c.debug(note)
+	}
+	return c.plan, nil
+}
+
+func (c *compiler) note(format string, args ...any) {
+	c.plan.notes = append(c.plan.notes, fmt.Sprintf(format, args...))
+}
+
+func (c *compiler) debug(msg string) {
+	if c.spec.Logger != nil {
+		c.spec.Logger.Debug(msg)
+	}
+}
+
+// userNS says whether the command gets a user namespace.
+func (c *compiler) userNS() bool { return !c.host.admin || c.spec.Namespaces.User }
+
+// openImage opens the image for planning and chooses the backend.
+func (c *compiler) openImage() error {
+	img := c.spec.Image
+	name, err := filepath.Abs(img.Path)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return err
+	}
+	c.plan.image, c.plan.identity = name, identityOf(info)
+	if info.IsDir() {
+		c.image = &dirImage{hostTree: hostTree(name), dir: f}
+		c.plan.backend = BackendDirectory
+		if img.Backend != BackendAuto && img.Backend != BackendDirectory {
+			f.Close()
+			return &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("a directory, which the %s backend cannot use: %w", img.Backend, fs.ErrInvalid)}
+		}
+		return nil
+	}
+	err = c.openSquashfs(f, info)
+	if err != nil {
+		f.Close()
+	}
+	return err
+}
+
+func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
+	img := c.spec.Image
+	size := img.Size
+	if size == 0 {
+		size = info.Size() - img.Offset
+	}
+	if !info.Mode().IsRegular() || size < 0 || img.Offset > info.Size() || size > info.Size()-img.Offset {
+		return &fs.PathError{Op: "open", Path: c.plan.image, Err: fmt.Errorf("no image of %d bytes at %d: %w", size, img.Offset, fs.ErrInvalid)}
+	}
+	r, err := squashfs.NewReader(io.NewSectionReader(f, img.Offset, size), size, nil)
+	if err != nil {
+		return err
+	}
+	c.image = &squashImage{r: r, f: f}
+	c.plan.offset, c.plan.size = img.Offset, size
+	c.plan.extractDir = img.ExtractDir
+	if c.plan.backend, err = c.chooseBackend(); err != nil {
+		return err
+	}
+	if c.plan.backend == BackendExtract {
+		return c.measure(r)
+	}
+	return nil
+}
+
+func (c *compiler) chooseBackend() (Backend, error) {
+	obstacle := ""
+	switch {
+	case c.userNS():
+		obstacle = "only root mounts squashfs by the kernel"
+	case !c.host.initial:
+		obstacle = "the kernel mounts no squashfs in a user namespace"
+	case !c.host.loop:
+		obstacle = "there are no loop devices here"
+	case c.plan.offset%512 != 0:
+		obstacle = "the image is not aligned"
+	}
+	switch b := c.spec.Image.Backend; {
+	case b == BackendExtract:
+		return b, nil
+	case b == BackendKernel && obstacle != "":
+		return "", fmt.Errorf("backend %s: %s: %w", b, obstacle, errors.ErrUnsupported)
+	case b == BackendKernel || b == BackendAuto && obstacle == "":
+		return BackendKernel, nil
+	case b == BackendAuto:
+		c.note("backend %s: %s", BackendExtract, obstacle)
+		return BackendExtract, nil
+	default:
+		return "", fmt.Errorf("backend %q does not apply to a squashfs image: %w", b, fs.ErrInvalid)
+	}
+}
+
+const (
+	pageSize    = 4096
+	inodeMemory = 1024    // of the kernel's, for a file in a tmpfs
+	extraSpace  = 4 << 20 // mount points
+	extraInodes = 4096
+)
+
+// measure finds out how much memory the unpacked image takes, and refuses what there is no room for: a tmpfs that fills
+// the memory does not fail, the kernel kills processes instead.
+func (c *compiler) measure(r *squashfs.Reader) error {
+	var size, inodes int64
+	linked := make(map[uint32]bool)
+	err := fs.WalkDir(r, ".", func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if inodes++; inodes%1024 == 0 && c.ctx.Err() != nil {
+			return c.ctx.Err()
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		fi, ok := info.(*squashfs.FileInfo)
+		if !ok || !info.Mode().IsRegular() {
+			size += pageSize
+			return nil
+		}
+		if fi.LinkCount() > 1 {
+			if linked[fi.Inode()] {
+				return nil
+			}
+			linked[fi.Inode()] = true
+		}
+		size += (info.Size() + pageSize - 1) / pageSize * pageSize
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.plan.tmpfsSize, c.plan.tmpfsInodes = size+size/64+extraSpace, inodes+extraInodes
+	if c.plan.extractDir != "" {
+		return nil
+	}
+	if need, have := size+inodes*inodeMemory, memory(); need > have {
+		return &MemoryError{Need: need, Have: have}
+	}
+	return nil
+}

@@ -1,0 +1,2 @@
+// Package runtime runs commands in container images.
+package runtime

@@ -1,0 +1,121 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/squashfs"
+)
+
+const extractPattern = "hpcimg-*"
+
+// unpack extracts the image of the plan from f into the directory root.
+func (p *Plan) unpack(ctx context.Context, f *os.File, root *os.Root) error {
+	r, err := squashfs.NewReader(io.NewSectionReader(f, p.offset, p.size), p.size, nil)
+	if err != nil {
+		return err
+	}
+	// Only the caller's own ids have a meaning in the namespace, and devices none: the mount is nodev.
+	_, err = squashfs.Extract(ctx, r, root, &squashfs.ExtractOptions{
+		NoOwner: os.Geteuid() != 0, NoXattrs: os.Geteuid() != 0, NoDevices: true, MaxBytes: p.tmpfsSize, MaxEntries: p.tmpfsInodes,
+	})
+	return err
+}
+
+// serve waits for the descriptor of the child's tmpfs, fills it, and lets the child go on.
+func (p *Plan) serve(ctx context.Context, socket, image *os.File) error {
+	dir, err := receive(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// A name that leads to the descriptor, and nowhere else.
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := p.unpack(ctx, image, root); err != nil {
+		return fmt.Errorf("unpack the image into memory: %w", err)
+	}
+	_, err = socket.Write([]byte{0})
+	return err
+}
+
+// errNoDescriptor: the child has failed before it had anything to send; its own error is the better one.
+var errNoDescriptor = errors.New("the child sent no descriptor")
+
+func receive(ctx context.Context, socket *os.File) (*os.File, error) {
+	conn, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	// Closing it ends the wait.
+	stop := context.AfterFunc(ctx, func() { socket.Close() })
+	defer stop()
+	var n, oobn int
+	oob := make([]byte, unix.CmsgSpace(4))
+	var recvErr error
+	err = conn.Read(func(fd uintptr) bool {
+		n, oobn, _, _, recvErr = unix.Recvmsg(int(fd), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+		return !errors.Is(recvErr, unix.EAGAIN) && !errors.Is(recvErr, unix.EINTR)
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err = errors.Join(err, recvErr); err != nil {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || n != 1 || len(messages) != 1 {
+		return nil, errNoDescriptor
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errNoDescriptor
+	}
+	return os.NewFile(uintptr(fds[0]), "image"), nil
+}
+
+// unpackOnDisk extracts the image into a new directory, and returns a function that removes it.
+func (p *Plan) unpackOnDisk(ctx context.Context, image *os.File) (dir string, remove func(), err error) {
+	dir, err = os.MkdirTemp(p.extractDir, extractPattern)
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { removeAll(dir) }
+	root, err := os.OpenRoot(dir)
+	if err == nil {
+		err = p.unpack(ctx, image, root)
+		root.Close()
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		remove()
+		return "", nil, fmt.Errorf("unpack the image into %s: %w", p.extractDir, err)
+	}
+	return dir, remove, nil
+}
+
+// removeAll removes a tree in which there may be directories that their owner may not write to.
+func removeAll(dir string) {
+	if os.RemoveAll(dir) == nil {
+		return
+	}
+	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(name, 0o700)
+		}
+		return nil
+	})
+	_ = os.RemoveAll(dir)
+}

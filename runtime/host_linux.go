@@ -1,0 +1,114 @@
+package runtime
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/internal/fork"
+)
+
+// host is what a plan has to know about the machine and the process.
+type host struct {
+	uid, gid int
+	groups   []int
+	// admin: mounts need no user namespace. initial: this is the user namespace of the machine, where the kernel mounts
+	// block file systems.
+	admin, initial bool
+	loop           bool // loop devices can be made
+	setAttr        bool // mount_setattr works
+	staging        string
+	noFile         *syscall.Rlimit // the soft limit to restore; nil to leave it
+}
+
+func inspect() (*host, error) {
+	h := &host{uid: os.Geteuid(), gid: os.Getegid()}
+	groups, err := os.Getgroups()
+	if err != nil {
+		return nil, err
+	}
+	h.groups = append([]int{h.gid}, groups...)
+	var header unix.CapUserHeader
+	var caps [2]unix.CapUserData
+	header.Version = unix.LINUX_CAPABILITY_VERSION_3
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return nil, os.NewSyscallError("capget", err)
+	}
+	h.admin = caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	mapping, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return nil, err
+	}
+	h.initial = strings.Join(strings.Fields(string(mapping)), " ") == "0 0 4294967295"
+	if h.admin && h.initial {
+		if f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0); err == nil {
+			h.loop = f.Close() == nil
+		}
+	}
+	// The call fails for want of a descriptor or of privileges that the child will have, or because it does not exist.
+	err = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
+	h.setAttr = !errors.Is(err, unix.ENOSYS)
+	if lim, raised := fork.OriginalNoFile(); raised {
+		h.noFile = &lim
+	}
+	h.staging, err = stagingDir()
+	return h, err
+}
+
+// stagingDir finds a directory to mount over while the image is put together. What it holds is bound by then.
+func stagingDir() (string, error) {
+	for _, dir := range []string{"/tmp", "/run", "/mnt", "/var/tmp"} {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil || strings.ContainsAny(real, `:,\`) {
+			continue
+		}
+		if info, err := os.Stat(real); err == nil && info.IsDir() {
+			return real, nil
+		}
+	}
+	return "", errors.New("the host has none of /tmp, /run, /mnt and /var/tmp to mount on")
+}
+
+// memory returns the bytes that this process can still use, of the machine and of its control groups.
+func memory() int64 {
+	available := int64(1) << 62
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return available
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemAvailable:" {
+			if kib, err := strconv.ParseInt(f[1], 10, 64); err == nil {
+				available = kib << 10
+			}
+		}
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return available
+	}
+	_, group, ok := strings.Cut(strings.TrimSpace(string(own)), "0::")
+	for ok && group != "" && group != "/" && group != "." {
+		dir := filepath.Join("/sys/fs/cgroup", group)
+		limit, err := readNumber(filepath.Join(dir, "memory.max"))
+		used, err2 := readNumber(filepath.Join(dir, "memory.current"))
+		if err == nil && err2 == nil {
+			available = min(available, max(0, limit-used))
+		}
+		group = filepath.Dir(group)
+	}
+	return available
+}
+
+func readNumber(name string) (int64, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+}

@@ -1,0 +1,29 @@
+//go:build !linux
+
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	goruntime "runtime"
+	"strings"
+)
+
+type table struct{}
+
+func (table) write(*strings.Builder) {}
+
+func unsupported() error {
+	return fmt.Errorf("runtime: %w on %s", errors.ErrUnsupported, goruntime.GOOS)
+}
+
+func compile(_ context.Context, spec *Spec) (*Plan, error) {
+	if err := spec.validate(); err != nil {
+		return nil, fmt.Errorf("runtime: %w", err)
+	}
+	return nil, unsupported()
+}
+
+func (p *Plan) start(context.Context, [3]*os.File) (*Process, error) { return nil, unsupported() }

@@ -1,0 +1,83 @@
+package runtime
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+// Plan is what Start will do: a table of system calls, and what has to be at hand for it. A plan does not change and may be
+// started any number of times, also at the same time.
+type Plan struct {
+	table
+	image        string
+	identity     identity
+	offset, size int64
+	backend      Backend
+	extractDir   string
+	tmpfsSize    int64
+	tmpfsInodes  int64
+	notes        []string
+	env          []string
+}
+
+// Compile checks a specification against this host and the contents of the image, and makes the plan. It changes nothing.
+// Errors name what cannot be done: *BindError, *MemoryError, *fs.PathError, those of package squashfs, and fs.ErrInvalid
+// for a field of the specification.
+func Compile(ctx context.Context, spec *Spec) (*Plan, error) { return compile(ctx, spec) }
+
+// Backend is how the contents of the image are reached.
+func (p *Plan) Backend() Backend { return p.backend }
+
+// Notes are decisions of the plan that somebody may not expect: mounts left out, files left as they are.
+func (p *Plan) Notes() []string { return append([]string(nil), p.notes...) }
+
+// String is the dry run: every system call, in order, in the notation of strace. Descriptors have names, $root; their
+// numbers are not known yet. Variables whose names speak of secrets have no values.
+func (p *Plan) String() string {
+	var b strings.Builder
+	b.WriteString("# image " + p.image + ", backend " + string(p.backend) + "\n")
+	for _, note := range p.notes {
+		b.WriteString("# " + strings.ReplaceAll(note, "\n", " ") + "\n")
+	}
+	p.table.write(&b)
+	b.WriteString("# environment\n")
+	for _, kv := range p.env {
+		name, value, _ := strings.Cut(kv, "=")
+		if secret(name) {
+			value = "(not shown)"
+		}
+		b.WriteString(name + "=" + strings.ReplaceAll(value, "\n", `\n`) + "\n")
+	}
+	return b.String()
+}
+
+func secret(name string) bool {
+	name = strings.ToUpper(name)
+	for _, word := range []string{"SECRET", "TOKEN", "PASSW", "CREDENTIAL", "PRIVATE_KEY", "ACCESS_KEY", "API_KEY"} {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// identity tells whether a path still leads to the same, unchanged file.
+type identity struct {
+	info  fs.FileInfo
+	size  int64
+	mtime time.Time
+}
+
+func identityOf(info fs.FileInfo) identity {
+	return identity{info: info, size: info.Size(), mtime: info.ModTime()}
+}
+
+func (id identity) is(info fs.FileInfo) bool {
+	if !os.SameFile(id.info, info) || id.info.IsDir() != info.IsDir() {
+		return false
+	}
+	return info.IsDir() || id.size == info.Size() && id.mtime.Equal(info.ModTime())
+}

@@ -1,0 +1,80 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"os"
+)
+
+// StartOptions are the options of Plan.Start.
+type StartOptions struct {
+	// Stdin, Stdout and Stderr are the command's; nil means the null device. Other descriptors of the caller are passed
+	// on unless they are close-on-exec, under the same numbers: launchers of MPI jobs rely on that.
+	Stdin, Stdout, Stderr *os.File
+}
+
+// Process is a command that runs in an image.
+type Process struct {
+	pid     int
+	process *os.Process
+	done    chan struct{} // closed when the process has been waited for
+	state   *os.ProcessState
+	err     error
+}
+
+// Start starts the command of the plan. It returns when the command has been executed, or with the reason why it has not:
+// a *SetupError names the system call. Cancelling ctx ends a start, not a command that runs; see Cmd for that. Nil options
+// are the defaults.
+//
+// The process ends with this one, even if this one is killed. What it has mounted goes with it.
+func (p *Plan) Start(ctx context.Context, o *StartOptions) (*Process, error) {
+	if o == nil {
+		o = &StartOptions{}
+	}
+	return p.start(ctx, [3]*os.File{o.Stdin, o.Stdout, o.Stderr})
+}
+
+// PID is the process ID on the host. With a PID namespace it is that of its process 1.
+func (p *Process) PID() int { return p.pid }
+
+// Wait waits for the end of the command, and may be called any number of times. The error is none of the command's: its
+// exit code is in the state.
+func (p *Process) Wait() (*os.ProcessState, error) {
+	<-p.done
+	return p.state, p.err
+}
+
+// Done is closed when the command has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Signal sends a signal; os.ErrProcessDone says that it came too late.
+func (p *Process) Signal(sig os.Signal) error {
+	select {
+	case <-p.done:
+		return os.ErrProcessDone
+	default:
+		return p.process.Signal(sig)
+	}
+}
+
+// Kill ends the command.
+func (p *Process) Kill() error { return p.Signal(os.Kill) }
+
+// Forward passes signals on to the command until it ends or the channel is closed. The channel is one of signal.Notify:
+// a library does not take over the signals of a program. A terminal's interrupts reach the command by themselves; do not
+// ask for those, ignore them.
+func (p *Process) Forward(signals <-chan os.Signal) {
+	for {
+		select {
+		case <-p.done:
+			return
+		case sig, ok := <-signals:
+			if !ok {
+				return
+			}
+			if err := p.Signal(sig); errors.Is(err, os.ErrProcessDone) {
+				return
+			}
+		}
+	}
+}

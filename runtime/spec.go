@@ -1,0 +1,266 @@
+package runtime
+
+import (
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path"
+	"strings"
+)
+
+// Spec says what to run in which image, and what of the host the image sees. Only Image and Args are needed; the other
+// fields' zero values do what users of Apptainer expect: same user, home, /tmp and the host's devices visible.
+type Spec struct {
+	// Image becomes the root directory, read-only.
+	Image Image
+	// Args is the command. A name without a slash is looked up in the PATH of Env, in the image.
+	Args []string
+	// Env is the whole environment; see Environment.
+	Env []string
+	// Dir is the working directory in the image. Empty means HostDir where the image shows it, else the home
+	// directory, else /.
+	Dir string
+	// HostDir is a directory of the host, usually the working directory, that is bound at the same path unless it is
+	// visible anyway. Empty means none.
+	HostDir string
+	// Home is the home directory.
+	Home Home
+	// User is the line of /etc/passwd that the image gets. Nil means that of the host, or one made up.
+	User *User
+	// Identity says who the command runs as.
+	Identity Identity
+	// Contain says how little of the host is visible.
+	Contain Contain
+	// Omit leaves out single mounts.
+	Omit Omit
+	// Namespaces are made besides those for mounts and, unless root, users.
+	Namespaces Namespaces
+	// Binds are directories and files of the host that are visible in the image.
+	Binds []Bind
+	// Injections add devices, libraries and variables; see packages runtime/gpu and runtime/mpi.
+	Injections []Injection
+	// AllowNewPrivileges lets set-id programs on the host's file systems have their effect. They never do in a user
+	// namespace.
+	AllowNewPrivileges bool
+	// Logger gets decisions at Debug level; nil means none.
+	Logger *slog.Logger
+}
+
+// Image is a directory or a squashfs image.
+type Image struct {
+	// Path is a directory, or a file that is or contains a squashfs image.
+	Path string
+	// Offset and Size say where in the file the image is; a Size of 0 means up to the end. A SIF's are those of its
+	// primary partition.
+	Offset, Size int64
+	// Backend is how the contents are reached.
+	Backend Backend
+	// ExtractDir is a directory in which BackendExtract makes a temporary one. Empty means memory: then the copy
+	// vanishes with the process, whatever ends it.
+	ExtractDir string
+}
+
+// Backend is a way to reach the contents of an image.
+type Backend string
+
+const (
+	// BackendAuto is the best that works; Plan.Backend says which, and Plan.String why.
+	BackendAuto Backend = ""
+	// BackendDirectory binds a directory.
+	BackendDirectory Backend = "directory"
+	// BackendKernel mounts squashfs by the kernel over a loop device: root only.
+	BackendKernel Backend = "kernel"
+	// BackendExtract unpacks squashfs, by default into memory of the mount namespace.
+	BackendExtract Backend = "extract"
+)
+
+// Identity is who the command runs as.
+type Identity string
+
+const (
+	// IdentitySame is the caller.
+	IdentitySame Identity = ""
+	// IdentityRoot is user 0 of a user namespace to which only the caller is mapped: what apt and the like want to see.
+	IdentityRoot Identity = "root"
+)
+
+// Contain is a degree of isolation from the host's files.
+type Contain string
+
+const (
+	// ContainNone shows home, /tmp, /var/tmp, /proc, /sys and /dev of the host.
+	ContainNone Contain = ""
+	// ContainFiles gives an empty home, /tmp and /var/tmp in memory, and the few devices that every program needs.
+	ContainFiles Contain = "files"
+	// ContainAll adds PID and IPC namespaces to ContainFiles.
+	ContainAll Contain = "all"
+)
+
+// Home is the home directory in the image.
+type Home struct {
+	// Source is a directory of the host; empty means the user's, or an empty one under ContainFiles.
+	Source string
+	// Target is where it is in the image; empty means the path of the source.
+	Target string
+}
+
+// Omit leaves out mounts.
+type Omit struct {
+	Proc, Sys, Dev bool
+	Tmp            bool // /tmp and /var/tmp
+	Home           bool
+	HostDir        bool
+	Etc            bool // resolv.conf, hosts, passwd, group and localtime of /etc
+}
+
+// Namespaces are those that are made on request.
+type Namespaces struct {
+	// User is for root, who needs none.
+	User bool
+	// PID comes with a process 1 that reaps, and with its own /proc. MPI over shared memory does not work across it.
+	PID bool
+	IPC bool
+	Net bool
+	// Hostname makes a UTS namespace with that host name, unless empty.
+	Hostname string
+}
+
+// Bind makes a directory or file of the host visible in the image.
+type Bind struct {
+	Source string
+	// Target is a path in the image; empty means that of the source. Symbolic links of the image are followed, within
+	// the image. What is missing is made, not in the image but in front of it.
+	Target   string
+	ReadOnly bool
+	// Optional binds are left out if their source does not exist.
+	Optional bool
+}
+
+// User is a line of /etc/passwd.
+type User struct {
+	Name     string
+	UID, GID int
+	Home     string
+	Shell    string
+}
+
+// Injection is what a device or a library of the host needs in the image.
+type Injection struct {
+	// Name says whose it is: "nvidia", "pmix".
+	Name string
+	// Binds go to the same path, or to their Target.
+	Binds []Bind
+	// Libraries appear in LibDir, which the environment's LD_LIBRARY_PATH names.
+	Libraries []Library
+	// Env has variables, "NAME=value", that the image's command gets unless the user sets them.
+	Env []string
+	// Notes say what was not found, or what to mind.
+	Notes []string
+}
+
+// Library is a shared library of the host.
+type Library struct {
+	// Source is the file; Names are the file names in LibDir, such as SONAME and development link. The first is the
+	// file, the others are links to it.
+	Source string
+	Names  []string
+}
+
+// LibDir is the directory of the image in which injected libraries appear.
+const LibDir = "/.singularity.d/libs"
+
+// ParseBind reads SOURCE[:TARGET[:ro|rw]]. A colon or backslash in a path is escaped by a backslash.
+func ParseBind(s string) (Bind, error) {
+	parts := []string{""}
+	for i := 0; i < len(s); i++ {
+		last := &parts[len(parts)-1]
+		switch {
+		case s[i] == '\\' && i+1 < len(s) && (s[i+1] == ':' || s[i+1] == '\\'):
+			i++
+			*last += s[i : i+1]
+		case s[i] == ':':
+			parts = append(parts, "")
+		default:
+			*last += s[i : i+1]
+		}
+	}
+	b := Bind{Source: parts[0]}
+	invalid := func(why string) (Bind, error) {
+		return Bind{}, fmt.Errorf("runtime: bind %q: %s: %w", s, why, fs.ErrInvalid)
+	}
+	if len(parts) > 3 {
+		return invalid("more than source, target and options")
+	}
+	if b.Source == "" {
+		return invalid("no source")
+	}
+	if len(parts) > 1 {
+		b.Target = parts[1]
+	}
+	if len(parts) > 2 {
+		for option := range strings.SplitSeq(parts[2], ",") {
+			switch option {
+			case "ro":
+				b.ReadOnly = true
+			case "rw", "":
+				b.ReadOnly = false
+			default:
+				return invalid("unknown option " + option)
+			}
+		}
+	}
+	return b, nil
+}
+
+// validate finds what no host could run. It names the field.
+func (s *Spec) validate() error {
+	invalid := func(field, value, why string) error {
+		return fmt.Errorf("Spec.%s %q: %s: %w", field, value, why, fs.ErrInvalid)
+	}
+	switch {
+	case s.Image.Path == "":
+		return invalid("Image.Path", "", "empty")
+	case len(s.Args) == 0 || s.Args[0] == "":
+		return invalid("Args", "", "no command")
+	case s.Image.Offset < 0 || s.Image.Size < 0:
+		return invalid("Image", s.Image.Path, "negative offset or size")
+	case s.Dir != "" && !path.IsAbs(s.Dir):
+		return invalid("Dir", s.Dir, "not absolute")
+	case s.HostDir != "" && !path.IsAbs(s.HostDir):
+		return invalid("HostDir", s.HostDir, "not absolute")
+	case s.Home.Target != "" && !path.IsAbs(s.Home.Target):
+		return invalid("Home.Target", s.Home.Target, "not absolute")
+	}
+	for _, b := range s.binds() {
+		if b.Source == "" || !path.IsAbs(b.target()) {
+			return invalid("Binds", b.Source+":"+b.Target, "source and target have to be absolute paths")
+		}
+	}
+	for _, kv := range s.Env {
+		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" {
+			return invalid("Env", kv, "not NAME=value")
+		}
+	}
+	for _, text := range append(append([]string{s.Image.Path, s.Dir, s.HostDir, s.Home.Source, s.Home.Target, s.Namespaces.Hostname}, s.Args...), s.Env...) {
+		if strings.ContainsRune(text, 0) {
+			return invalid("Args, Env and paths", text, "NUL")
+		}
+	}
+	return nil
+}
+
+// binds are all binds, those of injections first: the user's word is the last.
+func (s *Spec) binds() []Bind {
+	var all []Bind
+	for _, inj := range s.Injections {
+		all = append(all, inj.Binds...)
+	}
+	return append(all, s.Binds...)
+}
+
+func (b Bind) target() string {
+	if b.Target == "" {
+		return b.Source
+	}
+	return b.Target
+}

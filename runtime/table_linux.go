@@ -1,0 +1,320 @@
+package runtime
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/internal/fork"
+)
+
+// table is the system calls of a plan.
+type table struct {
+	calls []fork.Call
+	clone uintptr // namespaces that the child is made in
+	// extracted is the index of the call that opens the directory of ExtractDir, whose name is chosen at the start.
+	extracted int
+}
+
+func (t *table) write(b *strings.Builder) {
+	if t.clone != 0 {
+		fmt.Fprintf(b, "     clone(%s|SIGCHLD)\n", fork.Namespaces(t.clone))
+	} else {
+		b.WriteString("     clone(SIGCHLD)\n")
+	}
+	for i, c := range t.calls {
+		fmt.Fprintf(b, "%4d %v\n", i, c)
+	}
+}
+
+const imageFlags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+
+// emitter writes the calls of a plan.
+type emitter struct {
+	*compiler
+	calls []fork.Call
+	stage string // tmpfs in which the image is put together
+}
+
+func (c *compiler) emit() {
+	e := &emitter{compiler: c, stage: c.host.staging}
+	e.add(fork.PDeathSig(), fork.ParentAlive())
+	e.namespaces()
+	e.add(fork.Mount(fork.At(""), fork.At("/"), "", unix.MS_REC|unix.MS_SLAVE))
+	e.sources()
+	e.add(
+		fork.ClearUmask(),
+		fork.Mount(fork.At(""), fork.At(e.stage), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fork.At("mode=0755,size=64m")),
+		fork.Mkdir(fork.CWD, e.stage+"/root", 0o755),
+	)
+	e.rootDir()
+	for _, it := range c.items {
+		e.item(it)
+	}
+	e.add(fork.Fchdir("root"), fork.Pivot(), fork.Detach("."), fork.Chdir("/"), fork.RestoreUmask())
+	e.finish()
+	c.plan.calls, c.plan.env = e.calls, append([]string(nil), c.spec.Env...)
+}
+
+func (e *emitter) add(calls ...fork.Call) { e.calls = append(e.calls, calls...) }
+
+// namespaces makes the namespaces. Those that a child has to be born into come with the fork; with them the user
+// namespace, without which an ordinary user may not make others.
+func (e *emitter) namespaces() {
+	ns := e.spec.Namespaces
+	flags := uintptr(unix.CLONE_NEWNS)
+	if e.spec.Contain == ContainAll {
+		ns.PID, ns.IPC = true, true
+	}
+	if ns.IPC {
+		flags |= unix.CLONE_NEWIPC
+	}
+	if ns.Net {
+		flags |= unix.CLONE_NEWNET
+	}
+	if ns.Hostname != "" {
+		flags |= unix.CLONE_NEWUTS
+	}
+	if ns.PID {
+		e.plan.clone = unix.CLONE_NEWPID
+	}
+	if e.userNS() {
+		if ns.PID {
+			e.plan.clone |= unix.CLONE_NEWUSER
+		} else {
+			flags |= unix.CLONE_NEWUSER
+		}
+	}
+	if !e.userNS() {
+		e.add(fork.Unshare(flags))
+		return
+	}
+	uid, gid := e.host.uid, e.host.gid
+	if e.spec.Identity == IdentityRoot {
+		uid, gid = 0, 0
+	}
+	// The user namespace comes first, and owns the others: with its map they can be used.
+	if flags&unix.CLONE_NEWUSER != 0 {
+		e.add(fork.Unshare(flags))
+	}
+	e.add(fork.SingleMapping(uid, gid, e.host.uid, e.host.gid)...)
+	if flags&unix.CLONE_NEWUSER == 0 {
+		e.add(fork.Unshare(flags))
+	}
+}
+
+// sources clones everything of the host that is bound, in the new mount namespace and before anything covers it. The
+// clones are mounted nowhere yet; what they restrict is restricted before anybody can see them.
+func (e *emitter) sources() {
+	if e.plan.backend == BackendDirectory {
+		e.add(fork.OpenTree(e.plan.image, true, "image"))
+	} else if e.plan.backend == BackendExtract && e.plan.extractDir != "" {
+		e.plan.extracted = len(e.calls)
+		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern, true, "image"))
+	}
+	for _, it := range e.items {
+		if it.kind == itemBind {
+			e.add(fork.OpenTree(it.source, it.dir, it.fd))
+			if e.host.setAttr && it.attributes() != 0 {
+				e.attributes(it.fd, it.attributes(), it.dir, it.source)
+			}
+		}
+	}
+}
+
+// rootDir mounts the image at stage/root, and opens it as $root. Mount points that the image lacks are made in a copy of
+// it in memory; for one that is mounted they stand in a directory that an overlay shows through it. The image is the upper
+// of the two, so that nothing of it is changed or hidden.
+func (e *emitter) rootDir() {
+	root, base := e.stage+"/root", e.stage+"/root"
+	extract := e.plan.backend == BackendExtract
+	inMemory := extract && e.plan.extractDir == ""
+	overlay := len(e.root.order) > 0 && !inMemory
+	if overlay {
+		base = e.stage + "/image"
+		e.add(fork.Mkdir(fork.CWD, base, 0o755))
+	}
+	switch {
+	case e.plan.backend == BackendKernel:
+		e.add(fork.Mount(fork.Through("loop"), fork.At(base), "squashfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV))
+	case inMemory:
+		options := fmt.Sprintf("mode=0755,size=%d,nr_inodes=%d", e.plan.tmpfsSize, e.plan.tmpfsInodes)
+		e.add(
+			fork.Mount(fork.At(""), fork.At(base), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fork.At(options)),
+			fork.Open(fork.CWD, base, unix.O_DIRECTORY, 0, "skeleton"),
+			fork.SendFD("sync", "skeleton"),
+			fork.ReadByte("sync"),
+		)
+		e.skeleton(false)
+	default:
+		e.add(fork.AttachAt("image", base))
+	}
+	if overlay {
+		e.add(fork.Mkdir(fork.CWD, e.stage+"/skeleton", 0o755), fork.Open(fork.CWD, e.stage+"/skeleton", unix.O_PATH|unix.O_DIRECTORY, 0, "skeleton"))
+		e.skeleton(true)
+		e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV,
+			fork.At("lowerdir="+base+":"+e.stage+"/skeleton")))
+	}
+	e.add(fork.Open(fork.CWD, root, unix.O_PATH|unix.O_DIRECTORY, 0, "root"))
+	if !overlay && e.plan.backend != BackendKernel {
+		e.attributes("root", imageFlags, !inMemory, e.plan.image)
+	}
+}
+
+func (e *emitter) skeleton(repeat bool) {
+	for _, m := range e.root.order {
+		if repeat || !m.repeated {
+			e.make(made{m, "skeleton"})
+		}
+	}
+}
+
+func (e *emitter) make(m made) {
+	if m.kind == nodeDir {
+		e.add(fork.Mkdir(m.in, m.rel, 0o755))
+		return
+	}
+	e.add(fork.Open(m.in, m.rel, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644, "new"), fork.Close("new"))
+}
+
+func (e *emitter) item(it *item) {
+	if it.kind == itemLink {
+		e.add(fork.Symlink(it.source, it.fd, it.target))
+		return
+	}
+	for _, m := range it.made {
+		e.make(m)
+	}
+	if it.kind == itemData {
+		name := e.stage + "/" + string(it.fd)
+		e.add(
+			fork.Open(fork.CWD, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644, it.fd),
+			fork.Write(it.fd, it.data).About(name),
+			fork.OpenTree(name, false, it.fd),
+		)
+	}
+	e.add(fork.OpenIn("root", it.target[1:], "target").About(it.target))
+	on := fork.Through("target")
+	mount := func(fstype string, flags uintptr, data ...fork.Path) {
+		e.add(fork.Mount(fork.At(""), on, fstype, flags, data...).About(it.target))
+	}
+	switch it.kind {
+	case itemBind, itemData:
+		if it.kind == itemData && e.host.setAttr {
+			e.attributes(it.fd, it.attributes(), false, "")
+		}
+		e.add(fork.Attach(it.fd, "target").About(it.target))
+		if !e.host.setAttr && it.attributes() != 0 {
+			e.attributes(it.fd, it.attributes(), it.dir, it.source)
+		}
+	case itemTmpfs:
+		mount("tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fork.At(fmt.Sprintf("mode=%04o", it.mode)))
+		e.add(fork.OpenIn("root", it.target[1:], it.fd).About(it.target))
+	case itemProc:
+		mount("proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
+	case itemDevpts:
+		mount("devpts", unix.MS_NOSUID|unix.MS_NOEXEC, fork.At("newinstance,ptmxmode=0666,mode=0620"))
+	}
+}
+
+// attributes are those of a bind: what it shows has no set-id bits, and devices only in /dev. /proc, /sys and /dev are
+// what they are on the host.
+func (it *item) attributes() uint64 {
+	attrs := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if it.devices {
+		attrs = 0
+	}
+	if it.readOnly || it.kind == itemData {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	return attrs
+}
+
+// attributes adds attributes to a mount. Before Linux 5.12 that is a remount, of one mount only; in a user namespace it
+// has to repeat the flags that the mount has on the host, which are locked.
+func (e *emitter) attributes(fd fork.FD, attrs uint64, recursive bool, source string) {
+	if e.host.setAttr {
+		e.add(fork.SetAttr(fd, attrs, recursive))
+		return
+	}
+	flags := lockedFlags(source)
+	for _, f := range []struct {
+		attr uint64
+		flag uintptr
+	}{{unix.MOUNT_ATTR_RDONLY, unix.MS_RDONLY}, {unix.MOUNT_ATTR_NOSUID, unix.MS_NOSUID}, {unix.MOUNT_ATTR_NODEV, unix.MS_NODEV}} {
+		if attrs&f.attr != 0 {
+			flags |= f.flag
+		}
+	}
+	e.add(fork.Mount(fork.At(""), fork.Through(fd), "", unix.MS_REMOUNT|unix.MS_BIND|flags))
+}
+
+// lockedFlags are the flags of the mount that a file of the host is on.
+func lockedFlags(name string) uintptr {
+	var st unix.Statfs_t
+	if name == "" || unix.Statfs(name, &st) != nil {
+		return 0
+	}
+	const same = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME
+	flags := uintptr(st.Flags) & same // these have the values of MS_
+	if st.Flags&unix.ST_RELATIME != 0 {
+		flags |= unix.MS_RELATIME
+	}
+	return flags
+}
+
+// finish prepares the process and executes the command.
+func (e *emitter) finish() {
+	if name := e.spec.Namespaces.Hostname; name != "" {
+		e.add(fork.Sethostname(name))
+	}
+	chdir := fork.Chdir(e.cwd)
+	if e.spec.Dir == "" {
+		chdir = chdir.Lax()
+	}
+	e.add(chdir)
+	if e.host.noFile != nil {
+		e.add(fork.Setrlimit(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE", *e.host.noFile))
+	}
+	if !e.spec.AllowNewPrivileges {
+		e.add(fork.NoNewPrivs())
+	}
+	for i, fd := range []fork.FD{"stdin", "stdout", "stderr"} {
+		e.add(fork.Keep(fd, fork.FD(fmt.Sprintf("std%d", i))))
+	}
+	for i := range 3 {
+		e.add(fork.Dup(fork.FD(fmt.Sprintf("std%d", i)), i))
+	}
+	if e.plan.clone&unix.CLONE_NEWPID != 0 {
+		e.add(fork.Init(), fork.PDeathSig())
+	} else {
+		e.add(fork.PDeathSig(), fork.ParentAlive())
+	}
+	e.add(fork.RestoreSignals())
+	e.add(fork.Exec(candidates(e.spec.Args[0], e.spec.Env), e.spec.Args, e.spec.Env)...)
+}
+
+// candidates are the files that a command may be: along the PATH of its environment, in the image. Relative directories
+// there would be looked up in the working directory, which others may write to.
+func candidates(name string, env []string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	dirs := DefaultPath
+	for _, kv := range env {
+		if value, ok := strings.CutPrefix(kv, "PATH="); ok && value != "" {
+			dirs = value
+		}
+	}
+	var files []string
+	for dir := range strings.SplitSeq(dirs, ":") {
+		if strings.HasPrefix(dir, "/") {
+			files = append(files, strings.TrimRight(dir, "/")+"/"+name)
+		}
+	}
+	if len(files) == 0 {
+		files = []string{"/" + name}
+	}
+	return files
+}
