@@ -1,0 +1,34 @@
+// Command bench measures hpcimg against the programs that people use today,
+// side by side on one machine:
+//
+//	go run ./examples/bench squashfs [-tree DIR]… [-tar FILE] [-generated] [-size MB] [-rounds N] [-quick] [-only LIST] [-json FILE]
+//
+// squashfs writes one tree with package squashfs, mksquashfs and tar2sqfs, for
+// each compressor at several levels; extracts images with squashfs.ExtractTo
+// and unsquashfs; writes the tables of 100,000 entries; and watches memory
+// while the input grows. Programs that are not installed are left out.
+//
+// # Method
+//
+// Every run is a process of its own, ours too: bench starts itself again, so
+// that CPU time and peak memory are what the kernel says of a child, taken the
+// same way for all. All read the same tar or the same directory, which an
+// earlier run has brought into the page cache. The contenders of a table take
+// turns, and every other round goes in the opposite order; the table has
+// medians, and the CPU column how far runs were apart. On a machine that others
+// use too, trust CPU time and ratios, not wall time.
+//
+// A child's peak memory, as the kernel keeps it, is never less than what the
+// parent had at the time of the fork. So bench itself stays small: whatever
+// needs memory is done in children.
+//
+// # Input
+//
+// The tree is a sample of /usr of this machine, chosen by hash of the path, so
+// that it has the mix of sizes that a distribution has; -tree takes other
+// directories, -tar an archive as it is. -generated makes a tree from a fixed
+// seed, which is the same on every machine but compresses like no real one.
+//
+// Everything is written to one temporary directory (-dir says where), which is
+// removed at the end, after an interrupt too.
+package main
