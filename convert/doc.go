@@ -1,2 +1,72 @@
-// Package convert makes HPC images from container images.
+// Package convert makes HPC images, one read-only file each, from container
+// images, directories and tar streams.
+//
+//	img, err := image.Open(ctx, "docker://docker.io/library/python:3.12", nil)
+//	if err != nil {
+//		return err
+//	}
+//	result, err := convert.Convert(ctx, convert.FromImage(img), "python.sif", nil)
+//
+// Nothing is unpacked and no other program is run: every layer is read once, as it
+// arrives, and its files go compressed to where they will stay. What upper
+// layers hide is neither compressed nor stored.
+//
+//	blob ─ verify ─ inflate ─ verify ─ tar ─┬─ names, attributes ──── merge ─┐
+//	                                        └─ contents ─ compress ─ segment ─┴─ assemble ─ squashfs ─ SIF
+//
+// # What becomes of layers
+//
+// The result holds what `umoci unpack` would unpack, entry by entry: package
+// documentation of internal/merge has the rules, and tests compare random stacks of
+// layers with it. Owners, setuid bits, devices, hard links across layers, sparse
+// files and file capabilities survive, whoever converts. Of the extended attributes,
+// user.*, trusted.*, security.capability and security.ima are kept, save for those that
+// overlayfs uses; the others are dropped with a [Warning], as are POSIX ACLs, which
+// squashfs cannot hold.
+//
+// For a SIF the files that Apptainer and SingularityCE want are added, and
+// /etc/hosts and /etc/resolv.conf are emptied, see [hpcimg/sif.RootFiles].
+//
+// # Untrusted input
+//
+// Blobs are verified against their descriptors and tar streams against their
+// diffIDs, both to the last byte, before the result gets its name. Paths that climb out
+// of the root stay inside. Paths, names, link targets, extended attributes, ids,
+// devices, the number of entries and the number of bytes are bounded, the last two by
+// [Limits]. The media type of a layer is not believed: its first bytes say how it is
+// compressed. Memory is a few megabytes for each worker and pipe, and what the names
+// and attributes of the image take, about a kilobyte each.
+//
+// # Errors
+//
+// Errors are of type [*Error] and wrap their cause:
+//
+//	image.ErrDigest      a blob or a diffID is not what it should be
+//	ErrFormat            a layer is no tar stream, or is damaged
+//	ErrUnsafePath        an entry has a path that no file can have
+//	ErrWhiteout          a whiteout hides nothing that has a name
+//	ErrHardLink          a hard link leads nowhere (also fs.ErrNotExist) or to a directory
+//	ErrLimit             something is larger than a limit
+//	errors.ErrUnsupported  a layer is of a kind that nobody here knows
+//	ErrForm, ErrArch     the destination's form, or the architecture, is not known
+//	fs.ErrExist          the destination exists, and Force is not set
+//
+// After an error, or when the context ends, nothing is left, and what had the
+// destination's name before has it still.
+//
+// # Reproducibility
+//
+// The result is a function of the source and the options: not of the number of
+// workers, of timing, of the place or of what was converted before. Times come from
+// the layers, the image's config and [Options.Time].
+//
+// # Concurrency
+//
+// Conversions may run at the same time, also to the same destination, of which
+// one wins. [Options.Progress] is called from one goroutine.
+//
+// # Privileges
+//
+// None: what needs root on a disk are only words in a squashfs. A directory is
+// read with the rights of the caller.
 package convert

@@ -55,7 +55,11 @@ func paxXattrs(records map[string]string) (map[string]string, error) {
 // other labels, what overlayfs notes in its layers), POSIX ACLs, for which squashfs has no room, and user.* on what is
 // neither file nor directory, where Linux does not let anybody read it.
 func KeepXattr(kind Kind, name string) bool {
-	switch space, rest, _ := strings.Cut(name, "."); space {
+	space, rest, _ := strings.Cut(name, ".")
+	if rest == "" {
+		return false
+	}
+	switch space {
 	case "user":
 		return (kind == File || kind == Dir) && !strings.HasPrefix(rest, "overlay.")
 	case "trusted":

@@ -162,26 +162,6 @@ func (t *Tree) Lookup(path string) *Inode {
 	return found.node.inode
 }
 
-// ReadDirCount returns the number of entries in a directory, without following symbolic links; 0 if there is none.
-func (t *Tree) ReadDirCount(path string) int {
-	n := t.literal(path)
-	if n == nil {
-		return 0
-	}
-	return len(n.children)
-}
-
-// literal returns the node at path, no link being followed, or nil.
-func (t *Tree) literal(path string) *node {
-	n := t.root
-	for name := range components(path) {
-		if n = n.child(name); n == nil {
-			return nil
-		}
-	}
-	return n
-}
-
 // permission returns what an entry keeps of a mode.
 func permission(m fs.FileMode) fs.FileMode {
 	return m & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
