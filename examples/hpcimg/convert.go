@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hpcimg/convert"
+	"hpcimg/image"
+	"hpcimg/sif"
+)
+
+func newPull(f *flags) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "pull [flags] [DEST] SRC",
+		Short: "Fetch an image and convert it",
+		Long: "Fetch an image and convert it to a SIF file or, where DEST says so, to squashfs.\n" +
+			"Without DEST the file is called name.tag.sif. An existing file is not replaced without --force.",
+		Args: cobra.RangeArgs(1, 2),
+	}
+	f.addSource(c)
+	f.addWrite(c)
+	f.addJSON(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		src := args[len(args)-1]
+		ref, err := image.ParseReference(src)
+		if err != nil {
+			return usagef("%w", err)
+		}
+		dest := ref.FileName(".sif")
+		if len(args) == 2 {
+			dest = args[0]
+		}
+		return f.convert(cmd, src, dest)
+	}
+	return c
+}
+
+func newConvert(f *flags) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "convert [flags] SRC DEST",
+		Short: "Make an image of another form from any source",
+		Long: "Make a SIF file (.sif) or a squashfs image (.sqfs, .sqsh, .squashfs) from an image in layers, a directory or a tar stream:\n" +
+			"docker://, oci:, oci-archive:, docker-archive:, dir:PATH, tar:FILE, or - for a tar stream on standard input.",
+		Args: cobra.ExactArgs(2),
+	}
+	f.addSource(c)
+	f.addWrite(c)
+	f.addJSON(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error { return f.convert(cmd, args[0], args[1]) }
+	return c
+}
+
+// convert makes dest from src and prints what came of it.
+func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
+	opts, err := f.convertOptions()
+	if err != nil {
+		return err
+	}
+	// The destination is looked at before the first byte is fetched: nobody
+	// waits for a layer to learn of a typing error.
+	if opts.Form, err = convert.FormOf(dest); err != nil {
+		return usagef("%w", err)
+	}
+	if err := checkDestination(dest, f.force); err != nil {
+		return err
+	}
+	input, closer, err := f.input(cmd.Context(), cmd.InOrStdin(), src)
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	report, err := f.newReporter(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	opts.Progress = report.Event
+	result, err := convert.Convert(cmd.Context(), input, dest, opts)
+	report.Close()
+	if errors.Is(err, convert.ErrArch) {
+		return fmt.Errorf("%w (or give --platform linux/ARCH)", err)
+	}
+	if err != nil {
+		return err
+	}
+	if !f.quiet {
+		for _, w := range result.Warnings {
+			fmt.Fprintf(cmd.ErrOrStderr(), "hpcimg: warning: %s\n", w)
+		}
+	}
+	out := cmd.OutOrStdout()
+	if f.json {
+		return printJSON(out, result)
+	}
+	_, err = fmt.Fprintf(out, "%s: %s, %d layers, %d entries, %.1f s\n",
+		result.Path, byteCount(result.Size), len(result.Layers), result.Entries, result.Elapsed.Seconds())
+	return err
+}
+
+func (f *flags) convertOptions() (*convert.Options, error) {
+	comp, err := f.compressor()
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := f.epoch()
+	if err != nil {
+		return nil, err
+	}
+	arch := ""
+	if f.platform != "" {
+		p, err := image.ParsePlatform(f.platform)
+		if err != nil {
+			return nil, usagef("--platform: %w", err)
+		}
+		arch = p.Architecture
+	}
+	return &convert.Options{
+		Compression: comp, Level: f.level, BlockSize: f.blockSize, Workers: f.workers,
+		TempDir: f.tmpDir, Force: f.force, Time: epoch, AllRoot: f.allRoot,
+		SIF: convert.SIFOptions{Tool: "hpcimg", Version: version, Arch: arch},
+	}, nil
+}
+
+func checkDestination(dest string, force bool) error {
+	if info, err := os.Stat(filepath.Dir(dest)); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return fmt.Errorf("%s: not a directory", filepath.Dir(dest))
+	}
+	if force {
+		return nil
+	}
+	if _, err := os.Lstat(dest); err == nil {
+		return fmt.Errorf("%s: file exists (use --force to replace it)", dest)
+	}
+	return nil
+}
+
+// input opens what src names. A bare path goes by its content.
+func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*convert.Source, io.Closer, error) {
+	if src == "-" {
+		return convert.FromTar(stdin), io.NopCloser(nil), nil
+	}
+	if path, ok := strings.CutPrefix(src, "dir:"); ok {
+		return dirInput(path)
+	}
+	if path, ok := strings.CutPrefix(src, "tar:"); ok {
+		return tarInput(path)
+	}
+	if _, err := image.ParseReference(src); err != nil {
+		return bareInput(src, err)
+	}
+	opts, err := f.imageOptions()
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := image.Open(ctx, src, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	return convert.FromImage(img), io.NopCloser(nil), nil
+}
+
+func dirInput(path string) (*convert.Source, io.Closer, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.IsDir() {
+		return nil, nil, fmt.Errorf("%s: not a directory", path)
+	}
+	return convert.FromDir(path), io.NopCloser(nil), nil
+}
+
+func tarInput(path string) (*convert.Source, io.Closer, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return convert.FromTar(file), file, nil
+}
+
+// bareInput takes a path without a transport; refErr says why it is not a
+// reference.
+func bareInput(path string, refErr error) (*convert.Source, io.Closer, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		if strings.Contains(path, ":") {
+			return nil, nil, usagef("%w", refErr)
+		}
+		return nil, nil, err
+	}
+	if info.IsDir() {
+		if _, err := os.Stat(filepath.Join(path, "oci-layout")); err == nil {
+			return nil, nil, usagef("%s is an OCI image layout: say oci:%s[:TAG]", path, path)
+		}
+		return dirInput(path)
+	}
+	if s, err := sif.Open(path); err == nil {
+		s.Close()
+		return nil, nil, usagef("%s is a SIF file already; converting one back is not possible yet", path)
+	} else if !errors.Is(err, sif.ErrFormat) {
+		return nil, nil, err
+	}
+	return tarInput(path)
+}

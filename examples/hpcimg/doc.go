@@ -1,0 +1,37 @@
+// Command hpcimg pulls, converts, inspects, signs, mounts and runs HPC
+// container images. It is an example of how the packages of module hpcimg
+// compose, and a tool for quick tests; a program at a site imports the packages
+// instead.
+//
+//	hpcimg pull docker://HOST/REPO:TAG        registry to name.tag.sif
+//	hpcimg convert SRC DEST                   any source to SIF or squashfs
+//	hpcimg push SRC DEST                      layout or archive to a registry
+//	hpcimg inspect IMAGE                      what an image says of itself
+//	hpcimg ls|cat|extract IMAGE [PATH …]      its files, without a mount
+//	hpcimg key new|import|export|list|remove  OpenPGP keys
+//	hpcimg sign|verify IMAGE                  SIF signatures
+//	hpcimg exec|run IMAGE [ARG …]             a process in the image
+//	hpcimg mount IMAGE DIR · umount DIR       kernel mount, root only
+//	hpcimg probe                              what this host allows, and why not
+//
+// # References
+//
+// A reference names its transport: docker://HOST/REPO[:TAG|@DIGEST],
+// oci:DIR[:TAG|@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:REF],
+// dir:PATH, tar:FILE, squashfs:FILE, sif:FILE. A bare path goes by its content,
+// a bare destination by its extension (.sif .sqfs .sqsh .squashfs).
+//
+// # Environment
+//
+// The packages read no environment; the command does, and hands them values:
+// SOURCE_DATE_EPOCH (the time stamps of what is written), DOCKER_CONFIG and
+// REGISTRY_AUTH_FILE (credentials), APPTAINER_KEYSDIR (where keys live),
+// APPTAINERENV_X and SINGULARITYENV_X (variable X inside the container), TMPDIR.
+//
+// # Exit status
+//
+// exec and run end with the status of the contained program; 125 says that the
+// container could not be set up, 126 that the program is not executable, 127
+// that it is not in the image. Wrong usage is 2, any other failure 1. A failed
+// command leaves no file behind and does not touch an existing one.
+package main

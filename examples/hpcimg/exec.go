@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	hpcrun "hpcimg/runtime"
+)
+
+// execFlags are the flags of exec, run and shell.
+type execFlags struct {
+	binds, env []string
+	envFile    string
+	cleanEnv   bool
+	contain    bool
+	containAll bool
+	noHome     bool
+	home, pwd  string
+	fakeroot   bool
+	extractDir string
+	dryRun     bool
+}
+
+func newExec(f *flags) *cobra.Command {
+	return newExecVerb(f, "exec [flags] IMAGE COMMAND [ARG...]", "Run a command in an image", 2,
+		func(l *localImage, args []string) ([]string, error) { return l.execCommand(args), nil })
+}
+
+func newRun(f *flags) *cobra.Command {
+	return newExecVerb(f, "run [flags] IMAGE [ARG...]", "Run what an image is for", 1,
+		func(l *localImage, args []string) ([]string, error) { return l.runCommand(args) })
+}
+
+func newShell(f *flags) *cobra.Command {
+	return newExecVerb(f, "shell [flags] IMAGE [ARG...]", "Start a shell in an image", 1,
+		func(l *localImage, args []string) ([]string, error) {
+			return l.execCommand(append([]string{"/bin/sh"}, args...)), nil
+		})
+}
+
+func newExecVerb(f *flags, use, short string, minArgs int, command func(*localImage, []string) ([]string, error)) *cobra.Command {
+	e := &execFlags{}
+	c := &cobra.Command{
+		Use:   use,
+		Short: short,
+		Long: short + ": a SIF file, a squashfs image or a directory.\n\n" +
+			"The command is the caller, and sees home, working directory, /tmp and devices of the host. It ends with the command's exit\n" +
+			"status; 125 says that the container could not be set up, 126 that the command is not executable, 127 that it is not there.",
+		Args: cobra.MinimumNArgs(minArgs),
+	}
+	e.add(c)
+	c.Flags().SetInterspersed(false)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		l, err := openLocal(args[0])
+		if err != nil {
+			return setupError(err)
+		}
+		defer l.Close()
+		argv, err := command(l, args[1:])
+		if err != nil {
+			return setupError(fmt.Errorf("%s: %w", l.path, err))
+		}
+		spec, err := f.spec(e, l, argv)
+		if err != nil {
+			return setupError(err)
+		}
+		if e.dryRun {
+			return dryRun(cmd, spec)
+		}
+		return runSpec(cmd.Context(), spec, f.std)
+	}
+	return c
+}
+
+func (e *execFlags) add(c *cobra.Command) {
+	fl := c.Flags()
+	fl.StringArrayVarP(&e.binds, "bind", "B", nil, "show a directory or file of the host: SRC[:DST[:ro]], separated by commas (may be repeated)")
+	fl.StringArrayVar(&e.env, "env", nil, "set a variable: NAME=value (may be repeated)")
+	fl.StringVar(&e.envFile, "env-file", "", "set the variables of a file, a NAME=value on each line")
+	fl.BoolVarP(&e.cleanEnv, "cleanenv", "e", false, "pass on nothing of the environment")
+	fl.BoolVarP(&e.contain, "contain", "c", false, "give it an empty home and /tmp, and few devices")
+	fl.BoolVar(&e.containAll, "containall", false, "--contain, --cleanenv, and processes of its own")
+	fl.BoolVar(&e.noHome, "no-home", false, "leave out the home directory")
+	fl.StringVarP(&e.home, "home", "H", "", "use another home directory: SRC[:DST]")
+	fl.StringVar(&e.pwd, "pwd", "", "working directory in the image")
+	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
+	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
+	fl.BoolVar(&e.dryRun, "dry-run", false, "print the system calls instead of making them")
+}
+
+// setupError gives err the exit status of a container that could not be set up.
+// Usage errors keep theirs.
+func setupError(err error) error {
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return err
+	}
+	return &exitError{code: hpcrun.ExitSetup, err: err}
+}
+
+// spec makes of flags, environment and image what is to be run.
+func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, error) {
+	path, err := filepath.Abs(l.path)
+	if err != nil {
+		return nil, err
+	}
+	spec := &hpcrun.Spec{
+		Image: hpcrun.Image{Path: path, Offset: l.offset, Size: l.size, ExtractDir: e.extractDir},
+		Args:  argv,
+		Dir:   e.pwd,
+		Omit:  hpcrun.Omit{Home: e.noHome},
+	}
+	switch {
+	case e.containAll:
+		spec.Contain = hpcrun.ContainAll
+	case e.contain:
+		spec.Contain = hpcrun.ContainFiles
+	}
+	if e.fakeroot {
+		spec.Identity = hpcrun.IdentityRoot
+	}
+	if spec.HostDir, err = os.Getwd(); err != nil {
+		spec.HostDir = ""
+	}
+	if spec.Binds, err = parseBinds(e.binds); err != nil {
+		return nil, err
+	}
+	if err := e.setHome(spec, f.std.getenv("HOME")); err != nil {
+		return nil, err
+	}
+	spec.Env, err = f.environment(e, l, path, spec)
+	return spec, err
+}
+
+func parseBinds(flags []string) ([]hpcrun.Bind, error) {
+	var binds []hpcrun.Bind
+	for _, flag := range flags {
+		for s := range strings.SplitSeq(flag, ",") {
+			b, err := hpcrun.ParseBind(s)
+			if err != nil {
+				return nil, usagef("--bind: %w", err)
+			}
+			if b.Source, err = filepath.Abs(b.Source); err != nil {
+				return nil, err
+			}
+			binds = append(binds, b)
+		}
+	}
+	return binds, nil
+}
+
+func (e *execFlags) setHome(spec *hpcrun.Spec, home string) error {
+	if e.home == "" {
+		if filepath.IsAbs(home) && spec.Contain == hpcrun.ContainNone {
+			spec.Home.Source = home
+		}
+		return nil
+	}
+	source, target, _ := strings.Cut(e.home, ":")
+	abs, err := filepath.Abs(source)
+	if err != nil {
+		return err
+	}
+	if target != "" && !filepath.IsAbs(target) {
+		return usagef("--home %s: the path in the image has to be absolute", e.home)
+	}
+	spec.Home = hpcrun.Home{Source: abs, Target: target}
+	return nil
+}
+
+// environment is the environment of the command: that of the image, of the
+// host, and what flags and prefixed variables set.
+func (f *flags) environment(e *execFlags, l *localImage, path string, spec *hpcrun.Spec) ([]string, error) {
+	set := prefixed(f.std.env)
+	if e.envFile != "" {
+		lines, err := readEnvFile(e.envFile)
+		if err != nil {
+			return nil, err
+		}
+		set = append(set, lines...)
+	}
+	for _, kv := range e.env {
+		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" {
+			return nil, usagef("--env %s: not NAME=value", kv)
+		}
+		set = append(set, kv)
+	}
+	home := spec.Home.Target
+	if home == "" {
+		home = spec.Home.Source
+	}
+	if home == "" {
+		home = f.std.getenv("HOME")
+	}
+	return hpcrun.Environment(hpcrun.EnvInput{
+		Host: hostEnv(f.std.env), Clean: e.cleanEnv || e.containAll, Image: l.imageEnv(),
+		Injections: spec.Injections, Set: set, Home: home,
+		ImagePath: path, ImageName: filepath.Base(path),
+	}), nil
+}
+
+// envPrefixes mark variables that are meant for the container, as Apptainer and
+// SingularityCE have them.
+var envPrefixes = [...]string{"SINGULARITYENV_", "APPTAINERENV_"}
+
+// prefixed returns the variables that a prefix gives to the container; those
+// with Apptainer's prefix come last and so win.
+func prefixed(env []string) []string {
+	var set []string
+	for _, prefix := range envPrefixes {
+		for _, kv := range env {
+			if rest, ok := strings.CutPrefix(kv, prefix); ok {
+				set = append(set, rest)
+			}
+		}
+	}
+	return set
+}
+
+// hostEnv leaves out the variables that prefixed has taken.
+func hostEnv(env []string) []string {
+	var host []string
+	for _, kv := range env {
+		if !strings.HasPrefix(kv, envPrefixes[0]) && !strings.HasPrefix(kv, envPrefixes[1]) {
+			host = append(host, kv)
+		}
+	}
+	return host
+}
+
+const maxEnvFile = 1 << 20
+
+// readEnvFile reads NAME=value lines; empty lines and those that begin with #
+// are passed over. Values are taken as they are: no shell reads them.
+func readEnvFile(path string) ([]string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var set []string
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxEnvFile)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if name, _, ok := strings.Cut(line, "="); !ok || name == "" {
+			return nil, usagef("%s:%d: not NAME=value", path, n)
+		}
+		set = append(set, line)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return set, nil
+}
+
+// imageEnv returns the variables of the image's OCI configuration.
+func (l *localImage) imageEnv() []string {
+	if l.sif == nil {
+		return nil
+	}
+	config, err := l.sif.OCIConfig()
+	if err != nil {
+		return nil
+	}
+	return config.Env
+}
+
+// hasScripts reports whether the environment of the image is in scripts that
+// only a shell can read: it was built by Apptainer from something else than an
+// OCI image.
+func (l *localImage) hasScripts() bool {
+	if l.sif != nil {
+		if _, err := l.sif.OCIConfig(); err == nil {
+			return false
+		}
+	}
+	for _, name := range []string{".singularity.d/actions/exec", "bin/sh"} {
+		if _, err := fs.Stat(l.fsys(), name); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// execCommand is what runs args in the environment of the image.
+func (l *localImage) execCommand(args []string) []string {
+	if l.hasScripts() {
+		return hpcrun.ActionExec.Command(args)
+	}
+	return args
+}
+
+// runCommand is what the image runs by itself.
+func (l *localImage) runCommand(args []string) ([]string, error) {
+	if l.sif != nil {
+		if config, err := l.sif.OCIConfig(); err == nil {
+			return hpcrun.Command(*config, args)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if l.hasScripts() {
+		return hpcrun.ActionRun.Command(args), nil
+	}
+	return nil, errors.New("the image does not say what to run: use hpcimg exec")
+}

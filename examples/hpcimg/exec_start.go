@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	hpcrun "hpcimg/runtime"
+)
+
+// dryRun prints what running spec would do.
+func dryRun(cmd *cobra.Command, spec *hpcrun.Spec) error {
+	plan, err := hpcrun.Compile(cmd.Context(), spec)
+	if err != nil {
+		return setupError(err)
+	}
+	out := cmd.OutOrStdout()
+	for _, inj := range spec.Injections {
+		for _, note := range inj.Notes {
+			fmt.Fprintf(out, "# %s: %s\n", inj.Name, note)
+		}
+	}
+	_, err = fmt.Fprint(out, plan)
+	return err
+}
+
+// passedOn are the signals that a scheduler or a person sends to this process
+// and means for the command. What a terminal sends reaches the command by
+// itself: those are only kept from ending this process before it.
+func passedOn() []os.Signal {
+	return []os.Signal{
+		syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
+		syscall.SIGALRM, syscall.SIGXCPU, syscall.SIGURG,
+	}
+}
+
+// runSpec runs spec and ends with the exit status of its command.
+func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
+	plan, err := hpcrun.Compile(ctx, spec)
+	if err != nil {
+		return setupError(err)
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, passedOn()...)
+	defer signal.Stop(signals)
+	fromTerminal := make(chan os.Signal, 1)
+	signal.Notify(fromTerminal, syscall.SIGINT, syscall.SIGQUIT)
+	defer signal.Stop(fromTerminal)
+
+	process, err := plan.Start(ctx, &hpcrun.StartOptions{Stdin: asFile(std.in), Stdout: asFile(std.out), Stderr: asFile(std.err)})
+	if err != nil {
+		return &exitError{code: hpcrun.ExitCode(err), err: err}
+	}
+	go process.Forward(signals)
+	state, err := process.Wait()
+	if err != nil {
+		return setupError(err)
+	}
+	if code := exitStatus(state); code != exitOK {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+// exitStatus is what a shell makes of the end of a process.
+func exitStatus(state *os.ProcessState) int {
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return state.ExitCode()
+}
+
+// asFile returns the file behind a standard stream. Streams of a test that are
+// no files are not handed to a command.
+func asFile(stream any) *os.File {
+	file, _ := stream.(*os.File)
+	return file
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hpcimg/squashfs"
+)
+
+// Exit statuses of the command line's contract.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// version is what a SIF file made by this command says of its maker.
+const version = "0.1.0-dev"
+
+// stdio is everything a verb may touch of the process it runs in, so that a
+// test can hand in its own.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+	env      []string
+}
+
+// getenv returns the last value of name, as a process would see it.
+func (s stdio) getenv(name string) string {
+	for i := len(s.env) - 1; i >= 0; i-- {
+		if v, ok := strings.CutPrefix(s.env[i], name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// usageError is a command line that cannot be understood; it ends with status 2.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// exitError ends the command with a status of its own and prints err, if any.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return "exit status " + strconv.Itoa(e.code)
+	}
+	return e.err.Error()
+}
+func (e *exitError) Unwrap() error { return e.err }
+
+// run executes one command line and returns its exit status.
+func run(ctx context.Context, args []string, std stdio) int {
+	cmd := newRoot(std)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		if exit.err != nil {
+			printError(std.err, exit.err)
+		}
+		return exit.code
+	}
+	printError(std.err, err)
+	if _, ok := errors.AsType[*usageError](err); ok {
+		fmt.Fprintln(std.err, "hpcimg: see `hpcimg help`")
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// printError writes err as one line, however many causes were joined in it.
+func printError(w io.Writer, err error) {
+	fmt.Fprintf(w, "hpcimg: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+// flags are the options that many verbs share.
+type flags struct {
+	std stdio
+
+	json        bool
+	quiet       bool
+	progress    string
+	platform    string
+	compression string
+	level       int
+	blockSize   int
+	workers     int
+	tmpDir      string
+	force       bool
+	plainHTTP   bool
+	allRoot     bool
+
+	keysDir      string
+	passphraseFD int
+}
+
+func newRoot(std stdio) *cobra.Command {
+	f := &flags{std: std}
+	root := &cobra.Command{
+		Use:           "hpcimg",
+		Short:         "Build, convert, sign, mount and run HPC container images",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q", args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	p := root.PersistentFlags()
+	p.BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
+	p.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain or none")
+	root.AddCommand(
+		newPull(f), newConvert(f), newPush(f),
+		newInspect(f), newLs(f), newCat(f), newExtract(f),
+		newSign(f), newVerify(f), newKey(f),
+		newExec(f), newRun(f), newShell(f), newMount(f), newUmount(f), newProbe(f),
+	)
+	for _, c := range root.Commands() {
+		wrapArgs(c)
+	}
+	return root
+}
+
+// wrapArgs makes every complaint about the number of arguments a usage error.
+func wrapArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usagef("%s: %w (usage: %s)", cmd.CommandPath(), err, cmd.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		wrapArgs(sub)
+	}
+}
+
+// addSource adds what opening a source may need.
+func (f *flags) addSource(c *cobra.Command) {
+	c.Flags().StringVar(&f.platform, "platform", "", "os/arch[/variant] to take from an index (default linux and this machine's)")
+	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "speak HTTP to a registry that is not on this machine")
+}
+
+// addWrite adds what writing an image may need.
+func (f *flags) addWrite(c *cobra.Command) {
+	c.Flags().StringVar(&f.compression, "compression", "gzip", "gzip, zstd, lz4, xz or none; gzip mounts on every kernel")
+	c.Flags().IntVar(&f.level, "level", 0, "compression level (0 is the compressor's default)")
+	c.Flags().IntVar(&f.blockSize, "block-size", 0, "squashfs block size in bytes, a power of two from 4096 to 1048576 (0 is 131072)")
+	c.Flags().IntVar(&f.workers, "workers", 0, "how many compress at once (0 is one per processor)")
+	c.Flags().StringVar(&f.tmpDir, "tmp-dir", "", "where to spool (default beside the destination)")
+	c.Flags().BoolVar(&f.allRoot, "all-root", false, "make everything belong to root, as Apptainer does")
+	c.Flags().BoolVarP(&f.force, "force", "F", false, "replace an existing destination")
+}
+
+func (f *flags) addJSON(c *cobra.Command) {
+	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
+}
+
+// compressor returns the compression that --compression names.
+func (f *flags) compressor() (squashfs.Compression, error) {
+	c, err := squashfs.ParseCompression(f.compression)
+	if err != nil {
+		return 0, usagef("--compression: %w", err)
+	}
+	return c, nil
+}
+
+// epoch returns the time of SOURCE_DATE_EPOCH, or the zero time if it is unset.
+func (f *flags) epoch() (time.Time, error) {
+	v := f.std.getenv("SOURCE_DATE_EPOCH")
+	if v == "" {
+		return time.Time{}, nil
+	}
+	sec, err := strconv.ParseInt(v, 10, 64)
+	if err != nil || sec < 0 {
+		return time.Time{}, usagef("SOURCE_DATE_EPOCH=%q is not a number of seconds since 1970", v)
+	}
+	return time.Unix(sec, 0).UTC(), nil
+}
+
+// isTerminal reports whether w is a terminal that can redraw a line.
+func (f *flags) isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok || f.std.getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && termIsTerminal(int(file.Fd()))
+}

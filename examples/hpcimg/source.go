@@ -1,0 +1,50 @@
+package main
+
+import (
+	"net/http"
+	"path/filepath"
+
+	"hpcimg/image"
+	"hpcimg/image/registry"
+)
+
+// imageOptions are the options of image.Open that the command line and the
+// environment ask for.
+func (f *flags) imageOptions() (*image.Options, error) {
+	o := &image.Options{Registry: f.registryOptions()}
+	if f.platform != "" {
+		p, err := image.ParsePlatform(f.platform)
+		if err != nil {
+			return nil, usagef("--platform: %w", err)
+		}
+		o.Platform = &p
+	}
+	return o, nil
+}
+
+func (f *flags) registryOptions() image.RegistryOptions {
+	return image.RegistryOptions{
+		Credentials: registry.DockerConfig(f.credentialFiles()...),
+		PlainHTTP:   f.plainHTTP,
+		Proxy:       http.ProxyFromEnvironment,
+		UserAgent:   "hpcimg",
+	}
+}
+
+// credentialFiles are the places where docker login and podman login leave
+// credentials, in the order in which they count.
+func (f *flags) credentialFiles() []string {
+	var files []string
+	if p := f.std.getenv("REGISTRY_AUTH_FILE"); p != "" {
+		files = append(files, p)
+	}
+	if dir := f.std.getenv("DOCKER_CONFIG"); dir != "" {
+		files = append(files, filepath.Join(dir, "config.json"))
+	} else if home := f.std.getenv("HOME"); home != "" {
+		files = append(files, filepath.Join(home, ".docker", "config.json"))
+	}
+	if dir := f.std.getenv("XDG_RUNTIME_DIR"); dir != "" {
+		files = append(files, filepath.Join(dir, "containers", "auth.json"))
+	}
+	return files
+}
