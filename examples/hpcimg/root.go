@@ -172,7 +172,7 @@ func (f *flags) addSource(c *cobra.Command) {
 
 // addWrite adds what writing an image may need.
 func (f *flags) addWrite(c *cobra.Command) {
-	c.Flags().StringVar(&f.compression, "compression", "gzip", "gzip, zstd, lz4, xz or none; gzip mounts on every kernel")
+	c.Flags().StringVar(&f.compression, "compression", "gzip", "gzip, zstd, lz4 or none; gzip mounts on every kernel")
 	c.Flags().IntVar(&f.level, "level", 0, "compression level (0 is the compressor's default)")
 	c.Flags().IntVar(&f.blockSize, "block-size", 0, "squashfs block size in bytes, a power of two from 4096 to 1048576 (0 is 131072)")
 	c.Flags().IntVar(&f.workers, "workers", 0, "how many compress at once (0 is one per processor)")
