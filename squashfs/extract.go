@@ -173,8 +173,10 @@ func (x *extractor) finish(err error) (*ExtractResult, error) {
 		close(x.jobs)
 		x.wg.Wait()
 	}
-	for i := len(x.deferred) - 1; i >= 0 && x.ctx.Err() == nil; i-- {
-		x.finishDeferred(x.deferred[i])
+	for _, d := range x.deferred { // children before their parents, as they finished
+		if x.ctx.Err() == nil {
+			x.finishDeferred(d)
+		}
 	}
 	err = context.Cause(x.ctx)
 	if x.parent.Err() != nil && errors.Is(err, context.Cause(x.parent)) {
