@@ -91,7 +91,7 @@ func (a *assembly) packRoot(ctx context.Context) error {
 }
 
 func (a *assembly) addEntries(ctx context.Context) error {
-	return a.tree.Walk(func(path string, i *merge.Inode, first string) error {
+	err := a.tree.Walk(func(path string, i *merge.Inode, first string) error {
 		a.result.Entries++
 		if first != "" {
 			return a.builder.Add(squashfs.Entry{Path: path, HardLink: first})
@@ -113,6 +113,12 @@ func (a *assembly) addEntries(ctx context.Context) error {
 		}
 		return a.builder.Add(e)
 	})
+	// The builder has all that it needs, and is about to need more memory: of a million files, this is half.
+	a.tree, a.files = nil, nil
+	for _, l := range a.layers {
+		l.entries, l.contents, l.elves = nil, nil, nil
+	}
+	return err
 }
 
 // writeTables completes the squashfs and what stands around it, and cuts off what a repacked layer may have left.

@@ -79,7 +79,7 @@ type layerState struct {
 	layerSource
 	number   int32
 	name     string
-	entries  []layer.Entry
+	entries  *layer.List
 	contents []*squashfs.Content // of the entries that are packed
 	elves    map[int32]string    // architectures of programs
 	pack     *squashfs.Pack
@@ -163,7 +163,7 @@ func (j *job) readLayers(ctx context.Context) error {
 			// What has been read once cannot be had again: keep all of it.
 			cover.Add(l.entries)
 		}
-		j.opts.Logger.Debug("layer read", "digest", l.name, "entries", len(l.entries), "segment", l.pack.Size)
+		j.opts.Logger.Debug("layer read", "digest", l.name, "entries", l.entries.Len(), "segment", l.pack.Size)
 	}
 	return nil
 }

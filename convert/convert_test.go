@@ -37,7 +37,7 @@ func sample(t testing.TB) *image.Image {
 		dir("usr/lib", 0o755), symlink("lib", "usr/lib"),
 	}
 	for i := range 40 {
-		base = append(base, testtree.File(fmt.Sprintf("usr/lib/lib%d.so", i), 0o644, testtree.Text(uint64(i), 150*i*i)))
+		base = append(base, testtree.File(fmt.Sprintf("usr/lib/lib%d.so", i), 0o644, testtree.Bytes(uint64(i), 150*i*i)))
 	}
 	return build(t, base,
 		tree{file("lib/lib39.so", "replaced by way of a link"), hide("etc/motd"), file("opt/app", strings.Repeat("app", 100_000))},

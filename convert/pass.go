@@ -35,7 +35,7 @@ func (j *job) readLayer(ctx context.Context, l *layerState, wanted func(int32, s
 	}
 	j.endSegment(l, pack)
 	l.result.Tar = r.tarSize()
-	l.result.Entries = len(l.entries)
+	l.result.Entries = l.entries.Len()
 	l.result.Elapsed += time.Since(begin)
 	return nil
 }
@@ -72,7 +72,7 @@ type pass struct {
 }
 
 func (p *pass) all(ctx context.Context) error {
-	p.entries, p.contents, p.elves = nil, nil, nil
+	p.entries, p.contents, p.elves = new(layer.List), nil, nil
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -85,8 +85,8 @@ func (p *pass) all(ctx context.Context) error {
 			p.readErr = err
 			return err
 		}
-		index := int32(len(p.entries))
-		p.entries = append(p.entries, e)
+		index := int32(p.entries.Len())
+		p.entries.Append(e)
 		p.contents = append(p.contents, nil)
 		if e.Kind != layer.File || !p.wanted(index, e.Path) {
 			continue

@@ -19,7 +19,7 @@ import (
 func (j *job) reconcile(ctx context.Context) error {
 	visible := make([][]bool, len(j.layers))
 	for i, l := range j.layers {
-		visible[i] = make([]bool, len(l.entries))
+		visible[i] = make([]bool, l.entries.Len())
 	}
 	j.tree.Visible(func(number, index int32) { visible[number][index] = true })
 	for i, l := range j.layers {
@@ -41,8 +41,8 @@ func (j *job) reconcile(ctx context.Context) error {
 // compare counts the files that are visible but not packed, and the other way round.
 func (l *layerState) compare(visible []bool) (missing, extra int) {
 	l.result.Files, l.result.Hidden = 0, 0
-	for i := range l.entries {
-		if l.entries[i].Kind != layer.File {
+	for i, e := range l.entries.All() {
+		if e.Kind != layer.File {
 			continue
 		}
 		if visible[i] {
@@ -73,8 +73,8 @@ func (j *job) repack(ctx context.Context, l *layerState, reread bool, wanted fun
 	if err := j.readLayer(ctx, l, wanted); err != nil {
 		return err
 	}
-	if len(l.entries) != len(entries) {
-		err := fmt.Errorf("%d entries at the second reading, %d at the first", len(l.entries), len(entries))
+	if l.entries.Len() != entries.Len() {
+		err := fmt.Errorf("%d entries at the second reading, %d at the first", l.entries.Len(), entries.Len())
 		return layerFailure(StageRepack, SideSource, l.name, err)
 	}
 	l.entries, l.elves = entries, elves // the tree points to them
@@ -101,8 +101,8 @@ func (j *job) shrink(ctx context.Context, l *layerState, wanted func(int32, stri
 	if err != nil {
 		return err
 	}
-	contents := make([]*squashfs.Content, len(l.entries))
-	for i := range l.entries {
+	contents := make([]*squashfs.Content, l.entries.Len())
+	for i := range contents {
 		if l.contents[i] == nil || !wanted(int32(i), "") {
 			continue
 		}

@@ -94,11 +94,11 @@ func (s *sifOutput) end(size int64) (int64, error) {
 }
 
 // cover returns, as entries of a layer, the files that replace files of the layers.
-func (s *sifOutput) cover() []layer.Entry {
-	var entries []layer.Entry
+func (s *sifOutput) cover() *layer.List {
+	entries := new(layer.List)
 	for _, f := range s.root {
 		if f.Rule == merge.Overwrite {
-			entries = append(entries, layer.Entry{Path: f.Path, Kind: layer.Dir}) // hides a file, but nothing in a directory
+			entries.Append(layer.Entry{Path: f.Path, Kind: layer.Dir}) // hides a file, but nothing in a directory
 		}
 	}
 	return entries

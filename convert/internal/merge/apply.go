@@ -11,14 +11,13 @@ import (
 
 // Apply applies the entries of a layer, in their order. The tree keeps pointers to them. number is what Inode.Layer will say. Errors are *layer.EntryError,
 // or that of ctx.
-func (t *Tree) Apply(ctx context.Context, number int32, entries []layer.Entry) error {
+func (t *Tree) Apply(ctx context.Context, number int32, entries *layer.List) error {
 	const checkEvery = 1024
 	t.current++
-	for i := range entries {
+	for i, e := range entries.All() {
 		if i%checkEvery == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		e := &entries[i]
 		if err := t.apply(number, int32(i), e); err != nil {
 			return &layer.EntryError{Name: e.Path, Err: err}
 		}

@@ -41,14 +41,13 @@ func (c *Cover) Hides(path string) bool {
 }
 
 // Add adds the next layer, from the top.
-func (c *Cover) Add(entries []layer.Entry) {
+func (c *Cover) Add(entries *layer.List) {
 	if c.names == nil {
-		c.names = make(map[string]coverage, len(entries))
+		c.names = make(map[string]coverage, entries.Len())
 		c.pinned = make(map[string]struct{})
 	}
 	c.pin(entries)
-	for i := range entries {
-		e := &entries[i]
+	for _, e := range entries.All() {
 		switch e.Kind {
 		case layer.Dir:
 			c.names[e.Path] |= coverSelf
@@ -75,23 +74,23 @@ func (c *Cover) parents(path string) {
 }
 
 // pin remembers the targets of hard links that the layer itself does not have, and forgets those that it has.
-func (c *Cover) pin(entries []layer.Entry) {
-	for i := range entries {
-		if e := &entries[i]; e.Kind != layer.HardLink && !e.Kind.Whites() {
+func (c *Cover) pin(entries *layer.List) {
+	for _, e := range entries.All() {
+		if e.Kind != layer.HardLink && !e.Kind.Whites() {
 			delete(c.pinned, e.Path)
 		}
 	}
 	missing := make(map[string]struct{})
-	for i := range entries {
-		if e := &entries[i]; e.Kind == layer.HardLink && !c.Hides(e.Path) {
+	for _, e := range entries.All() {
+		if e.Kind == layer.HardLink && !c.Hides(e.Path) {
 			missing[e.Link] = struct{}{}
 		}
 	}
 	if len(missing) == 0 {
 		return
 	}
-	for i := range entries {
-		if e := &entries[i]; e.Kind != layer.Dir && !e.Kind.Whites() {
+	for _, e := range entries.All() {
+		if e.Kind != layer.Dir && !e.Kind.Whites() {
 			delete(missing, e.Path)
 		}
 	}

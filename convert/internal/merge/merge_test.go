@@ -65,7 +65,7 @@ func list(t *testing.T, tree *merge.Tree) string {
 func apply(layers ...string) (*merge.Tree, error) {
 	tree := merge.NewTree(0)
 	for i, l := range layers {
-		if err := tree.Apply(context.Background(), int32(i), entries(l)); err != nil {
+		if err := tree.Apply(context.Background(), int32(i), layer.ListOf(entries(l)...)); err != nil {
 			return tree, err
 		}
 	}
@@ -171,7 +171,7 @@ func TestSweepIsLinear(t *testing.T) {
 	}
 	tree := merge.NewTree(0)
 	for i, l := range layers {
-		if err := tree.Apply(t.Context(), int32(i), l); err != nil {
+		if err := tree.Apply(t.Context(), int32(i), layer.ListOf(l...)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -187,7 +187,7 @@ func TestLongPaths(t *testing.T) {
 	deep := strings.TrimSuffix(strings.Repeat("x/", 1000), "/")
 	l := entries("l>" + deep + " " + deep + "/l>" + deep + " " + deep + "/" + deep + "/l>" + deep)
 	l = append(l, layer.Entry{Path: "l/l/l/f", Kind: layer.File})
-	err := merge.NewTree(0).Apply(t.Context(), 0, l)
+	err := merge.NewTree(0).Apply(t.Context(), 0, layer.ListOf(l...))
 	if !errors.Is(err, layer.ErrLimit) {
 		t.Errorf("error %v, want ErrLimit", err)
 	}
@@ -196,7 +196,7 @@ func TestLongPaths(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := merge.NewTree(0).Apply(ctx, 0, entries("a")); !errors.Is(err, context.Canceled) {
+	if err := merge.NewTree(0).Apply(ctx, 0, layer.ListOf(entries("a")...)); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -226,7 +226,7 @@ func TestCover(t *testing.T) {
 	for _, test := range tests {
 		var c merge.Cover
 		for _, l := range test.upper {
-			c.Add(entries(l))
+			c.Add(layer.ListOf(entries(l)...))
 		}
 		for _, path := range strings.Fields(test.hidden) {
 			if !c.Hides(path) {

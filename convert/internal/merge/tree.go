@@ -117,9 +117,12 @@ func (t *Tree) Walk(visit func(path string, inode *Inode, first string) error) e
 		if err := visit(path, n.inode, first); err != nil {
 			return err
 		}
-		prefix := path + "/"
-		if n == t.root {
-			prefix = ""
+		if len(n.children) == 0 {
+			return nil
+		}
+		prefix := ""
+		if n != t.root {
+			prefix = path + "/"
 		}
 		for _, name := range slices.Sorted(maps.Keys(n.children)) {
 			if err := walk(n.children[name], prefix+name); err != nil {
