@@ -192,8 +192,9 @@ func (c *compiler) measure(r *squashfs.Reader) error {
 			}
 			linked[fi.Inode()] = true
 		}
-		size += (info.Size() + pageSize - 1) / pageSize * pageSize
-		return nil
+		stored, err := storedSize(fi)
+		size += (stored + pageSize - 1) / pageSize * pageSize
+		return err
 	})
 	if err != nil {
 		return err
@@ -206,4 +207,22 @@ func (c *compiler) measure(r *squashfs.Reader) error {
 		return &MemoryError{Need: need, Have: have}
 	}
 	return nil
+}
+
+// storedSize is the size of a file without its holes, which take no memory.
+func storedSize(fi *squashfs.FileInfo) (int64, error) {
+	in, ok := fi.Sys().(*squashfs.Inode)
+	if !ok || fi.Size() <= 16*pageSize {
+		return fi.Size(), nil
+	}
+	size := fi.Size()
+	for b, err := range in.Blocks() {
+		if err != nil {
+			return 0, err
+		}
+		if b.Hole() {
+			size -= int64(b.Size)
+		}
+	}
+	return size, nil
 }

@@ -147,6 +147,16 @@ func (e *emitter) rootDir() {
 			fork.ReadByte("sync"),
 		)
 		e.skeleton(false)
+		// A clone of the mount, since nothing has the clone open for writing. The caller may have the original, or a
+		// child that it has just forked: then the original cannot be made read-only.
+		e.add(fork.OpenTree(base, false, "image"))
+		if e.host.setAttr {
+			e.attributes("image", imageFlags, false, "")
+		}
+		e.add(fork.AttachAt("image", base))
+		if !e.host.setAttr {
+			e.attributes("image", imageFlags, false, "")
+		}
 	default:
 		e.add(fork.AttachAt("image", base))
 	}
@@ -157,8 +167,8 @@ func (e *emitter) rootDir() {
 			fork.At("lowerdir="+base+":"+e.stage+"/skeleton")))
 	}
 	e.add(fork.Open(fork.CWD, root, unix.O_PATH|unix.O_DIRECTORY, 0, "root"))
-	if !overlay && e.plan.backend != BackendKernel {
-		e.attributes("root", imageFlags, !inMemory, e.plan.image)
+	if !overlay && !inMemory && e.plan.backend != BackendKernel {
+		e.attributes("root", imageFlags, true, e.plan.image)
 	}
 }
 

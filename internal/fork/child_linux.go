@@ -38,6 +38,7 @@ func run(t *table) (pid uintptr, errno syscall.Errno) {
 		return pid, errno
 	}
 	resetHandlers(t)
+	closeOthers(t)
 	for {
 		interpret(t)
 	}
@@ -53,6 +54,24 @@ func resetHandlers(t *table) {
 		_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&t.old)), sigsetSize, 0, 0)
 		if errno == 0 && t.old[0] > ignored {
 			_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&t.reset)), 0, sigsetSize, 0, 0)
+		}
+	}
+}
+
+// closeOthers closes the copies of what the process has open for itself only. Executing the program would, but until then
+// others wait for the end of a pipe that this child has a copy of, or cannot remount what it holds open for writing.
+//
+//go:norace
+//go:nosplit
+//go:nocheckptr
+func closeOthers(t *table) {
+	for fd := 3; fd < len(t.keep); fd++ {
+		if t.keep[fd] {
+			continue
+		}
+		flags, _, errno := syscall.RawSyscall6(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFD, 0, 0, 0, 0)
+		if errno == 0 && flags&unix.FD_CLOEXEC != 0 {
+			_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, uintptr(fd), 0, 0, 0, 0, 0)
 		}
 	}
 }
@@ -139,8 +158,9 @@ func forkInit(t *table) syscall.Errno {
 	if errno != 0 || child == 0 {
 		return errno
 	}
-	// The program may take seconds to set up or run for days; its failure is reported by its own copy of the pipe.
+	// Of what is open it needs nothing, and must not keep pipes from ending, that of errors first of all.
 	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, t.errfd, 0, 0, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, 0, uintptr(^uint32(0)), 0, 0, 0, 0)
 	for {
 		sig, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&t.block)), uintptr(unsafe.Pointer(&t.info)), 0, sigsetSize, 0, 0)
 		if errno != 0 {

@@ -22,6 +22,7 @@ type rawCall struct {
 type table struct {
 	calls  []rawCall
 	arena  []byte // strings, structures and buffers that args point to
+	keep   []bool // descriptors that the calls use; all others up to here are closed
 	clone  uintptr
 	errfd  uintptr
 	record [2]uint32 // index of the call that failed, error number

@@ -62,7 +62,7 @@ func Start(calls []Call, o *Options) (*Child, error) {
 	if err != nil {
 		return nil, err
 	}
-	pid, errs, err := start(t)
+	pid, errs, err := start(t, numbers)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func Start(calls []Call, o *Options) (*Child, error) {
 
 // start forks under the lock that keeps descriptors without close-on-exec out of other children, and keeps the writing
 // end of the pipe out of all others: Ready waits until the last copy is closed.
-func start(t *table) (pid int, errs *os.File, err error) {
+func start(t *table, numbers map[FD]uintptr) (pid int, errs *os.File, err error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
 	var p [2]int
@@ -79,6 +79,7 @@ func start(t *table) (pid int, errs *os.File, err error) {
 		return 0, nil, os.NewSyscallError("pipe2", err)
 	}
 	t.errfd = uintptr(p[1])
+	t.keepOnly(numbers)
 	child, errno := run(t)
 	runtime.KeepAlive(t)
 	_ = unix.Close(p[1])
@@ -89,6 +90,28 @@ func start(t *table) (pid int, errs *os.File, err error) {
 	// Non-blocking, it is served by the poller and need not hold a thread.
 	_ = unix.SetNonblock(p[0], true)
 	return int(child), os.NewFile(uintptr(p[0]), "fork"), nil
+}
+
+// keepOnly decides which descriptors the child closes at once. What is opened before it forks, after the highest has been
+// looked up, mostly gets a lower number.
+func (t *table) keepOnly(numbers map[FD]uintptr) {
+	const spare = 64
+	highest := t.errfd
+	for _, n := range numbers {
+		highest = max(highest, n)
+	}
+	if names, err := os.ReadDir("/proc/self/fd"); err == nil {
+		for _, d := range names {
+			if n, err := strconv.Atoi(d.Name()); err == nil && n < 1<<20 {
+				highest = max(highest, uintptr(n))
+			}
+		}
+	}
+	t.keep = make([]bool, highest+spare)
+	t.keep[t.errfd] = true
+	for _, n := range numbers {
+		t.keep[n] = true
+	}
 }
 
 // reserve occupies a number for each descriptor that the calls open. The child puts the descriptor there.
