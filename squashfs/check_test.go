@@ -77,3 +77,37 @@ func TestCheckLimits(t *testing.T) {
 		t.Errorf("canceled: %v", err)
 	}
 }
+
+// What this package writes, it finds nothing wrong with, and reads back.
+func TestCheckAcceptsWriterImages(t *testing.T) {
+	tree := readerTreeOf(true, 100)
+	for _, comp := range []squashfs.Compression{
+		squashfs.CompressionGzip, squashfs.CompressionZstd, squashfs.CompressionLZ4, squashfs.CompressionNone,
+	} {
+		for _, blockSize := range []int{4096, 131072} {
+			var image memory
+			w, err := squashfs.NewWriter(&image, &squashfs.WriterOptions{Compression: comp, BlockSize: blockSize})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = w.FromTar(t.Context(), bytes.NewReader(tree.Tar(nil)), nil)
+			if err := errors.Join(err, w.Close()); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range checkImage(t, image.b, nil).Findings {
+				t.Errorf("%v, %d: %+v", comp, blockSize, f)
+			}
+			r, err := squashfs.NewReader(bytes.NewReader(image.b), int64(len(image.b)), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := testtree.FromFS(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := testtree.Diff(tree.Listing(), got, nil); diff != "" {
+				t.Errorf("%v, %d (-tree +image)\n%s", comp, blockSize, diff)
+			}
+		}
+	}
+}
