@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,7 +15,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
-	"hpcimg/internal/oracle"
 	"hpcimg/internal/testtree"
 	"hpcimg/squashfs"
 	"hpcimg/squashfs/internal/disk"
@@ -91,15 +89,16 @@ func matrixTree() testtree.Tree {
 
 func le32(b []byte, off int, v uint32) { binary.LittleEndian.PutUint32(b[off:], v) }
 
-// The deviations that readers of squashfs disagree about. Each image is
-// checked, read by Reader, and mounted by the kernel where the test may.
-func TestCheckMatrix(t *testing.T) {
-	for _, tc := range []struct {
-		name   string
-		rule   squashfs.CheckRule
-		make   func(t *testing.T) []byte
-		reader bool // Reader reads all of it
-	}{
+// matrixCase is a deviation that readers of squashfs disagree about.
+type matrixCase struct {
+	name   string
+	rule   squashfs.CheckRule
+	make   func(t *testing.T) []byte
+	reader bool // Reader reads all of it
+}
+
+func matrixCases() []matrixCase {
+	return []matrixCase{
 		{"id index gap", squashfs.RuleIndexEnd, func(t *testing.T) []byte {
 			p := newPatcher(t, matrixTree(), "-no-xattrs")
 			p.sb.BytesUsed += 8
@@ -201,7 +200,11 @@ func TestCheckMatrix(t *testing.T) {
 			le32(p.inode("x"), extFileXattr, 7)
 			return p.img
 		}, false},
-	} {
+	}
+}
+
+func TestCheckMatrix(t *testing.T) {
+	for _, tc := range matrixCases() {
 		t.Run(tc.name, func(t *testing.T) {
 			img := tc.make(t)
 			report := checkImage(t, img, nil)
@@ -218,59 +221,8 @@ func TestCheckMatrix(t *testing.T) {
 			if tc.reader && err != nil || !tc.reader && !errors.Is(err, squashfs.ErrFormat) {
 				t.Errorf("Reader: %v, want success: %v", err, tc.reader)
 			}
-			matrixKernel(t, img, tc.rule)
 		})
 	}
-}
-
-// Where the kernel refuses an image of the matrix it is because of the one
-// thing that is wrong with it: it takes these.
-func TestCheckMatrixKernelControl(t *testing.T) {
-	oracle.Root(t)
-	for _, args := range []string{"", "-noD -comp zstd", "-comp lz4", "-nopad -no-xattrs"} {
-		file := filepath.Join(t.TempDir(), "image")
-		img := newPatcher(t, matrixTree(), args).img
-		img = append(img, make([]byte, -len(img)&(disk.PadSize-1))...)
-		if err := os.WriteFile(file, img, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := readTree(os.DirFS(oracle.KernelMount(t, file))); err != nil {
-			t.Errorf("%q: %v", args, err)
-		}
-	}
-	c := newCraft()
-	c.setRoot(craftEntry{"a", c.file([]byte("contents")), disk.TypeFile}, craftEntry{"d", c.dir(3), disk.TypeDir})
-	img := c.build(t)
-	if report := checkImage(t, img, nil); len(report.Findings) > 0 {
-		t.Errorf("%+v", report.Findings)
-	}
-	file := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(file, img, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := readTree(os.DirFS(oracle.KernelMount(t, file))); err != nil {
-		t.Errorf("crafted: %v", err)
-	}
-}
-
-// matrixKernel compares what CheckRule says with the running kernel.
-func matrixKernel(t *testing.T, img []byte, rule squashfs.CheckRule) {
-	if os.Geteuid() != 0 || rule == squashfs.RuleDuplicate || rule == squashfs.RuleXZCheck || rule == squashfs.RuleSymlink4096 {
-		return // the kernel gives wrong data without an error, or has no xz
-	}
-	t.Run("kernel", func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "image")
-		if err := os.WriteFile(file, img, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		dir, err := oracle.TryKernelMount(t, file, 0, int64(len(img)))
-		if err == nil {
-			err = readTree(os.DirFS(dir))
-		}
-		if refuses := rule.RefusedBy()&squashfs.ToolKernel != 0; refuses != (err != nil) {
-			t.Errorf("kernel: %v; RefusedBy: %v", err, rule.RefusedBy())
-		}
-	})
 }
 
 // replaceBlock puts the only data block through an encoder into the room that
