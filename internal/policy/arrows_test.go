@@ -71,8 +71,8 @@ var arrows = map[string]rule{
 
 	"mount":       {"squashfs internal/fork", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
 	"runtime":     {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
-	"runtime/gpu": {"runtime", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
-	"runtime/mpi": {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
+	"runtime/gpu": {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
+	"runtime/mpi": {"runtime internal/ldcache", "golang.org/x/sys", "an injection is data that runtime applies"},
 	"runtime/oci": {"runtime", "opencontainers/runtime-spec", "bundles for other runtimes"},
 
 	"internal/atomicfile":   {"", "golang.org/x/sys", "publishing a file, for whoever writes one"},
@@ -80,6 +80,7 @@ var arrows = map[string]rule{
 	"internal/elfclosure":   {"", "", "which shared libraries a program needs; for examples and tests that build images from the host"},
 	"internal/fork":         {"", "golang.org/x/sys", "a table of system calls in a forked child; knows nothing of images"},
 	"internal/inflate":      {"", "", "deflate, zlib and gzip: bytes in, bytes out"},
+	"internal/ldcache":      {"", "", "the dynamic linker's cache: which library files a host has"},
 	"internal/meter":        {"", "", "counters and a ticker"},
 	"internal/sifedit":      {"internal/atomicfile", "sylabs/sif", "what sif and sign share of sylabs/sif"},
 
