@@ -72,7 +72,7 @@ var arrows = map[string]rule{
 	"mount":       {"squashfs internal/fork", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
 	"runtime":     {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
 	"runtime/gpu": {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
-	"runtime/mpi": {"runtime internal/ldcache", "golang.org/x/sys", "an injection is data that runtime applies"},
+	"runtime/mpi": {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
 	"runtime/oci": {"runtime", "opencontainers/runtime-spec", "bundles for other runtimes"},
 
 	"internal/atomicfile":   {"", "golang.org/x/sys", "publishing a file, for whoever writes one"},
