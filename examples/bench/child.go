@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -98,7 +99,7 @@ func childWrite(ctx context.Context, f *flag.FlagSet, args []string, _ io.Writer
 		return err
 	}
 	return profiled(w.profile, func() error {
-		return squashfs.Create(ctx, f.Arg(0), &w.opts, func(ctx context.Context, w *squashfs.Writer) error {
+		return writeImage(f.Arg(0), &w.opts, func(w *squashfs.Writer) error {
 			if *dir != "" {
 				return w.FromDir(ctx, *dir, nil)
 			}
@@ -110,6 +111,24 @@ func childWrite(ctx context.Context, f *flag.FlagSet, args []string, _ io.Writer
 			return w.FromTar(ctx, in, nil)
 		})
 	})
+}
+
+// writeImage is squashfs.Create without the wait for the disk that it ends
+// with: none of the other programs waits.
+func writeImage(path string, opts *squashfs.WriterOptions, fill func(*squashfs.Writer) error) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = cmp.Or(err, f.Close()) }()
+	w, err := squashfs.NewWriter(f, opts)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(fill(w), w.Close()); err != nil {
+		return err
+	}
+	return f.Truncate(w.Size())
 }
 
 func childExtract(ctx context.Context, f *flag.FlagSet, args []string, _ io.Writer) error {
@@ -212,7 +231,7 @@ func childGrow(ctx context.Context, f *flag.FlagSet, args []string, _ io.Writer)
 		return err
 	}
 	return profiled(w.profile, func() error {
-		return squashfs.Create(ctx, f.Arg(0), &w.opts, func(ctx context.Context, w *squashfs.Writer) error {
+		return writeImage(f.Arg(0), &w.opts, func(w *squashfs.Writer) error {
 			return addGrown(ctx, w, *size)
 		})
 	})
