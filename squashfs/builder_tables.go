@@ -57,7 +57,7 @@ func (t *tableSet) encode(ctx context.Context) error {
 		}
 	}
 	// Directories and listings name blocks of both tables in 32 bits.
-	if len(t.inodes.out) > math.MaxUint32 || len(t.dirs.out) > math.MaxUint32 {
+	if int64(len(t.inodes.out)) > math.MaxUint32 || int64(len(t.dirs.out)) > math.MaxUint32 {
 		return &LimitError{What: "bytes in the inode or directory table", Limit: math.MaxUint32}
 	}
 	return nil
