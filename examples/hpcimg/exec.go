@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	hpcrun "hpcimg/runtime"
+	"hpcimg/runtime/gpu"
+	"hpcimg/runtime/mpi"
 )
 
 // execFlags are the flags of exec, run and shell.
@@ -23,6 +25,8 @@ type execFlags struct {
 	containAll bool
 	noHome     bool
 	home, pwd  string
+	nv, rocm   bool
+	mpi        bool
 	fakeroot   bool
 	extractDir string
 	dryRun     bool
@@ -90,6 +94,9 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.noHome, "no-home", false, "leave out the home directory")
 	fl.StringVarP(&e.home, "home", "H", "", "use another home directory: SRC[:DST]")
 	fl.StringVar(&e.pwd, "pwd", "", "working directory in the image")
+	fl.BoolVar(&e.nv, "nv", false, "add NVIDIA devices and libraries of the host")
+	fl.BoolVar(&e.rocm, "rocm", false, "add AMD GPU devices of the host")
+	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
 	fl.BoolVar(&e.dryRun, "dry-run", false, "print the system calls instead of making them")
@@ -134,6 +141,9 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 	if err := e.setHome(spec, f.std.getenv("HOME")); err != nil {
 		return nil, err
 	}
+	if spec.Injections, err = f.injections(e); err != nil {
+		return nil, err
+	}
 	spec.Env, err = f.environment(e, l, path, spec)
 	return spec, err
 }
@@ -172,6 +182,40 @@ func (e *execFlags) setHome(spec *hpcrun.Spec, home string) error {
 	}
 	spec.Home = hpcrun.Home{Source: abs, Target: target}
 	return nil
+}
+
+// injections are what the GPU and MPI flags ask for. A host without the device
+// is worth a warning, not a failure: the same script runs on login nodes.
+func (f *flags) injections(e *execFlags) ([]hpcrun.Injection, error) {
+	var all []hpcrun.Injection
+	for _, driver := range []struct {
+		flag   string
+		wanted bool
+		find   func() (hpcrun.Injection, error)
+	}{
+		{"--nv", e.nv, func() (hpcrun.Injection, error) { return gpu.NVIDIA(&gpu.NVIDIAOptions{Env: f.std.env}) }},
+		{"--rocm", e.rocm, func() (hpcrun.Injection, error) { return gpu.ROCm(&gpu.ROCmOptions{Env: f.std.env}) }},
+	} {
+		if !driver.wanted {
+			continue
+		}
+		inj, err := driver.find()
+		if errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintf(f.std.err, "hpcimg: warning: %s: no driver on this host: %v\n", driver.flag, err)
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", driver.flag, err)
+		}
+		all = append(all, inj)
+	}
+	if e.mpi {
+		all = append(all, mpi.Launcher(f.std.env, nil), mpi.Fabric(nil))
+		if os.Geteuid() != 0 || e.fakeroot {
+			all = append(all, hpcrun.Injection{Name: "mpi", Env: mpi.PrivateUserNS()})
+		}
+	}
+	return all, nil
 }
 
 // environment is the environment of the command: that of the image, of the
