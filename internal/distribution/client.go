@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -184,10 +185,8 @@ func (r *Repository) do(req *http.Request, what string, want ...int) (*http.Resp
 	if err != nil {
 		return nil, r.newError(req.Method, what, err)
 	}
-	for _, status := range want {
-		if res.StatusCode == status {
-			return res, nil
-		}
+	if slices.Contains(want, res.StatusCode) {
+		return res, nil
 	}
 	return nil, r.statusError(res, req.Method, what)
 }
