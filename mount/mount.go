@@ -47,6 +47,9 @@ func Squashfs(ctx context.Context, path, target string, o *Options) error {
 
 // SquashfsFile is Squashfs with an open file, which may be closed afterwards.
 func SquashfsFile(ctx context.Context, f *os.File, target string, o *Options) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if err := kernel(ctx, f, target, o); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -24,7 +24,9 @@ type compiler struct {
 	plan   *Plan
 	user   User
 	home   string // in the image; "" if there is none
-	cwd    string
+	// homeGiven: the specification names the home directory, which therefore has to exist.
+	homeGiven bool
+	cwd       string
 }
 
 func compile(ctx context.Context, spec *Spec) (*Plan, error) {

@@ -1,2 +1,68 @@
-// Package runtime runs commands in container images.
+// Package runtime runs commands in container images: Spec → Plan → Process.
+//
+//	spec := &hpcrun.Spec{
+//		Image: hpcrun.Image{Path: "app.sif", Offset: partition.Offset, Size: partition.Size},
+//		Args:  []string{"python3", "train.py"},
+//		Env:   hpcrun.Environment(hpcrun.EnvInput{Host: os.Environ(), Image: config.Env, Home: home}),
+//	}
+//	cmd := hpcrun.NewCmd(spec)
+//	cmd.Stdout = os.Stdout
+//	err := cmd.Run(ctx)
+//	os.Exit(hpcrun.ExitCode(err))
+//
+// Compile checks a Spec against host and image and turns it into a Plan, a table of system calls. Plan.String prints it:
+// that is the dry run, and it is exact. Start forks; the child makes the calls of the table, in its own mount namespace, and
+// executes the command (package internal/fork has the how). No helper program, no setuid, no cgo, no second start of the
+// caller's program.
+//
+// The package's name shadows one of the standard library: import it as hpcrun.
+//
+// # Backends
+//
+//	directory   a directory is bound
+//	kernel      a squashfs image is mounted by the kernel over a loop device: root only
+//	extract     a squashfs image is unpacked, into memory of the mount namespace, or into a temporary directory
+//
+// BackendAuto takes the first that works for the image and the user. The root directory is read-only, nosuid and nodev.
+// Mount points that an image lacks are made in an overlay in front of it; the image is never written to.
+//
+// # What the image sees of the host
+//
+// By default what users of Apptainer expect: /proc, /sys, /dev, /tmp, /var/tmp, the home directory and HostDir, name
+// service files of /etc, and a line for the user in /etc/passwd and /etc/group. Contain and Omit restrict that. Mounts that
+// the host makes later, such as automounts, appear inside as well.
+//
+// # Privileges
+//
+// Ordinary users need user namespaces; mount.Probe says whether they have them. Inside, a user keeps the user ID that
+// they have, without any capability, or is root of a namespace in which nobody else exists (IdentityRoot). Root needs no
+// user namespace and keeps its capabilities. No command gains privileges by set-id programs (no_new_privs).
+//
+// # What is left behind
+//
+// Nothing: mounts, unpacked images in memory and loop devices go with the last process in the namespace. The command is
+// killed when this process ends, however that ends; its own children are only if it has a PID namespace. A temporary
+// directory of ExtractDir is removed when the command ends, and stays if this process is killed.
+//
+// # Untrusted input
+//
+// Symbolic links of the image are followed within the image only, when planning and once more by the kernel
+// (RESOLVE_IN_ROOT) when mounting. Files of the image that are read are regular ones of at most 1 MiB. Variables go to the
+// command as they are; no shell sees them. Descriptors of the caller that are close-on-exec stay out, the others are
+// passed on under the same numbers. A running command is as trustworthy as the image: this package protects the host's
+// files and the users of the host by the kernel's means, not the user's own files, which are bound, from the image.
+//
+// # Errors
+//
+// *SetupError names the system call that failed, with an *fs.PathError where it concerns a file; *BindError the bind;
+// *MemoryError what does not fit. ExitCode turns any error into the code that a command line tool should exit with.
+//
+// # Concurrency
+//
+// Compile, Plan and Process may be used by many goroutines, a Cmd by one at a time. Each process occupies one thread.
+//
+// # Compatibility
+//
+// Linux 5.6 or later, and 5.11 for mount points that are missing in an image that an ordinary user runs from a directory.
+// Other systems build the package; Compile returns errors.ErrUnsupported there.
 package runtime

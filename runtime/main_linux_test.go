@@ -133,7 +133,7 @@ func namespaces(t testing.TB) {
 
 func backends(t testing.TB) []backend {
 	dir, file := rootDir(), imageFile()
-	return []backend{
+	all := []backend{
 		{name: "directory", image: hpcrun.Image{Path: dir}, need: namespaces},
 		{name: "directory in user namespace", image: hpcrun.Image{Path: dir}, need: oracle.UserNS, user: true},
 		{name: "kernel", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendKernel}, need: oracle.Root},
@@ -141,6 +141,10 @@ func backends(t testing.TB) []backend {
 		{name: "memory in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract}, need: oracle.UserNS, user: true},
 		{name: "disk", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract, ExtractDir: t.TempDir()}, need: namespaces},
 	}
+	if testing.Short() {
+		return all[1:4]
+	}
+	return all
 }
 
 // each runs a test with every backend.

@@ -271,7 +271,7 @@ func (c *compiler) userLine() User {
 	if c.spec.User != nil {
 		u = *c.spec.User
 	}
-	if c.spec.Home.Source == "" {
+	if c.homeGiven = c.spec.Home.Source != ""; !c.homeGiven {
 		c.spec.Home.Source = u.Home
 	}
 	if c.spec.Home.Target == "" {
@@ -312,9 +312,8 @@ func (c *compiler) userDirs() error {
 
 func (c *compiler) placeHome(home Home) error {
 	c.home = home.Target
-	given := c.spec.Home.Source != "" && c.spec.Home.Source != hostUser(c.host.uid, c.host.gid).Home
 	var err error
-	if c.spec.Contain == ContainNone || given {
+	if c.spec.Contain == ContainNone || c.homeGiven {
 		err = c.bind(home.Source, home.Target, false)
 	} else {
 		err = c.place(&item{kind: itemTmpfs, target: home.Target, dir: true, mode: 0o700})
@@ -323,7 +322,7 @@ func (c *compiler) placeHome(home Home) error {
 		return nil
 	}
 	c.home = ""
-	if given {
+	if c.homeGiven {
 		return err
 	}
 	c.note("no home directory: %v", err)

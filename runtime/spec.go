@@ -98,7 +98,8 @@ const (
 
 // Home is the home directory in the image.
 type Home struct {
-	// Source is a directory of the host; empty means the user's, or an empty one under ContainFiles.
+	// Source is a directory of the host, which has to exist. Empty means the user's, if there is one, or an empty
+	// directory under ContainFiles.
 	Source string
 	// Target is where it is in the image; empty means the path of the source.
 	Target string
