@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	_ "crypto/sha256" // registers the digest algorithms that image documents may use
@@ -90,10 +91,8 @@ func parseReference(s string) (Reference, error) {
 		return Reference{}, fmt.Errorf("no transport; want one of %s", transportList())
 	}
 	t := Transport(prefix)
-	for _, known := range transports() {
-		if t == known {
-			return parseWith(t, rest)
-		}
+	if slices.Contains(transports(), t) {
+		return parseWith(t, rest)
 	}
 	return Reference{}, fmt.Errorf("unknown transport %q; want one of %s", clip(prefix, 60), transportList())
 }
