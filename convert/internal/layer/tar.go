@@ -145,7 +145,7 @@ func (t *Tar) entry(h *tar.Header) (e Entry, ok bool, err error) {
 
 func (t *Tar) fill(e *Entry, h *tar.Header) error {
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives have it
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		e.Kind, e.Size = File, h.Size
 	case tar.TypeDir:
 		e.Kind = Dir

@@ -249,7 +249,8 @@ func TestAddRootOrder(t *testing.T) {
 	files := []merge.RootFile{
 		{Path: ".singularity.d", Mode: fs.ModeDir | 0o755},
 		{Path: ".singularity.d/x", Mode: 0o644, Data: []byte("x"), Rule: merge.Overwrite},
-		{Path: "var", Mode: fs.ModeDir | 0o755}, {Path: "var/tmp", Mode: fs.ModeDir | 0o755},
+		{Path: "var", Mode: fs.ModeDir | 0o755},
+		{Path: "var/tmp", Mode: fs.ModeDir | 0o755},
 		{Path: "tmp", Mode: fs.ModeDir | 0o755},
 	}
 	if err := tree.AddRoot(files, 7, "h", nil); err != nil {
