@@ -17,7 +17,7 @@
 // # What becomes of layers
 //
 // The result holds what `umoci unpack` would unpack, entry by entry: package
-// documentation of internal/merge has the rules, and tests compare random stacks of
+// convert/internal/merge states the rules, and tests compare random stacks of
 // layers with it. Owners, setuid bits, devices, hard links across layers, sparse
 // files and file capabilities survive, whoever converts. Of the extended attributes,
 // user.*, trusted.*, security.capability and security.ima are kept, save for those that

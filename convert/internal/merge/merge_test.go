@@ -17,7 +17,7 @@ import (
 // link and "a>b" a symbolic link.
 func entries(list string) []layer.Entry {
 	var all []layer.Entry
-	for _, s := range strings.Fields(list) {
+	for s := range strings.FieldsSeq(list) {
 		var e layer.Entry
 		if at := strings.IndexAny(s, "=>"); at > 0 {
 			e = layer.Entry{Path: s[:at], Kind: layer.HardLink, Link: s[at+1:]}
@@ -228,12 +228,12 @@ func TestCover(t *testing.T) {
 		for _, l := range test.upper {
 			c.Add(layer.ListOf(entries(l)...))
 		}
-		for _, path := range strings.Fields(test.hidden) {
+		for path := range strings.FieldsSeq(test.hidden) {
 			if !c.Hides(path) {
 				t.Errorf("%q does not hide %s", test.upper, path)
 			}
 		}
-		for _, path := range strings.Fields(test.shown) {
+		for path := range strings.FieldsSeq(test.shown) {
 			if c.Hides(path) {
 				t.Errorf("%q hides %s", test.upper, path)
 			}
