@@ -257,7 +257,7 @@ func (r *Reader) readCompressed(dst []byte, b blockWord, structure string) (int,
 func (r *Reader) cachedBlock(b blockWord, size int) ([]byte, error) {
 	key := cacheKey{offset: b.start, word: b.word, size: uint32(size)}
 	blk, err := r.dataCache.fetch(key, func() (cacheBlock, error) {
-		dst := make([]byte, size)
+		dst := make([]byte, size, size+decodeSlack)
 		return cacheBlock{data: dst}, r.readBlock(dst, b)
 	})
 	return blk.data, err

@@ -3,7 +3,7 @@ package squashfs
 import "sync"
 
 // bufferPool hands out buffers of up to one size, which is a block or a
-// metadata block, whichever is greater.
+// metadata block, whichever is greater, with decodeSlack behind it.
 type bufferPool struct {
 	size int
 	pool sync.Pool // of *[]byte
@@ -13,11 +13,11 @@ func (p *bufferPool) get(n int) []byte {
 	if b, ok := p.pool.Get().(*[]byte); ok {
 		return (*b)[:n]
 	}
-	return make([]byte, p.size)[:n]
+	return make([]byte, n, p.size+decodeSlack)
 }
 
 func (p *bufferPool) put(b []byte) {
-	if cap(b) >= p.size {
+	if cap(b) >= p.size+decodeSlack {
 		b = b[:cap(b)]
 		p.pool.Put(&b)
 	}
