@@ -45,7 +45,7 @@
 // # Memory
 //
 // File contents in flight are bounded by a budget of 2 MiB for each worker and
-// 4 MiB more, whatever their size; tables are held in memory until they are
+// 4 MiB more, but at most 64 MiB, whatever their size; tables are held in memory until they are
 // written, at about 300 bytes for each entry.
 //
 // # Reproducibility

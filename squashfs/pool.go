@@ -24,19 +24,23 @@ type Pool struct {
 }
 
 // budgetPerWorker is how much file contents may be in flight for each worker:
-// enough that nobody waits while the oldest block is being compressed.
-const budgetPerWorker = 2 << 20
+// enough that nobody waits while the oldest block is being compressed. With
+// very many workers less will do, and maxBudget bounds the whole.
+const (
+	budgetPerWorker = 2 << 20
+	maxBudget       = 64 << 20
+)
 
 // NewPool returns a pool of the given number of workers; 0 means GOMAXPROCS.
 // File contents in flight take at most 2 MiB for each worker and 4 MiB more,
-// and their compressed form no more than that again.
+// or 64 MiB if that is less, and their compressed form no more than that again.
 func NewPool(workers int) *Pool {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	return &Pool{
 		workers:  workers,
-		budget:   semaphore.NewWeighted(int64(workers+2) * budgetPerWorker),
+		budget:   semaphore.NewWeighted(min(int64(workers+2)*budgetPerWorker, maxBudget)),
 		encoders: make(map[encoderConfig][]blockEncoder),
 	}
 }
