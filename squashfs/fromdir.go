@@ -2,6 +2,7 @@ package squashfs
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path"
@@ -35,6 +36,7 @@ func (w *Writer) FromDir(ctx context.Context, root string, opts *FromDirOptions)
 	}
 	defer dir.Close()
 	a := dirAdder{w: w, root: dir, opts: *opts, links: make(map[hostInode]string)}
+	defer a.leave()
 	return prefixed(a.addTree(ctx, "."))
 }
 
@@ -46,6 +48,41 @@ type dirAdder struct {
 	root  *os.Root
 	opts  FromDirOptions
 	links map[hostInode]string
+
+	dir     *os.Root // of the last entry, so that each path need not be walked
+	dirPath string
+}
+
+// enter opens the directory of p, unless it is open, and returns it with the
+// last element of p.
+func (a *dirAdder) enter(p string) (*os.Root, string, error) {
+	parent, name := path.Dir(p), path.Base(p)
+	if a.dir != nil && a.dirPath == parent {
+		return a.dir, name, nil
+	}
+	a.leave()
+	dir, err := a.root.OpenRoot(parent)
+	if err != nil {
+		return nil, "", err
+	}
+	a.dir, a.dirPath = dir, parent
+	return dir, name, nil
+}
+
+func (a *dirAdder) leave() {
+	if a.dir != nil {
+		a.dir.Close()
+		a.dir = nil
+	}
+}
+
+// hostError gives an error about the last element of p the whole path.
+func hostError(p string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return &fs.PathError{Op: pe.Op, Path: p, Err: pe.Err}
+	}
+	return err
 }
 
 func (a *dirAdder) addTree(ctx context.Context, p string) error {
@@ -61,17 +98,21 @@ func (a *dirAdder) addTree(ctx context.Context, p string) error {
 }
 
 func (a *dirAdder) add(ctx context.Context, p string) error {
-	info, err := a.root.Lstat(p)
+	dir, name, err := a.enter(p)
 	if err != nil {
 		return err
+	}
+	info, err := dir.Lstat(name)
+	if err != nil {
+		return hostError(p, err)
 	}
 	e := Entry{Path: p, Mode: info.Mode(), ModTime: info.ModTime()}
 	switch e.Mode.Type() {
 	case fs.ModeSocket:
 		return nil
 	case fs.ModeSymlink:
-		if e.Target, err = a.root.Readlink(p); err != nil {
-			return err
+		if e.Target, err = dir.Readlink(name); err != nil {
+			return hostError(p, err)
 		}
 	}
 	ino, links := describeHost(&e, info)
@@ -82,18 +123,18 @@ func (a *dirAdder) add(ctx context.Context, p string) error {
 		a.links[ino] = p
 	}
 	if e.Mode.IsRegular() {
-		return a.addFile(ctx, e)
+		return a.addFile(ctx, e, dir, name)
 	}
-	if err := a.addXattrs(&e, nil); err != nil {
+	if err := a.addXattrs(&e, dir, name, nil); err != nil {
 		return err
 	}
 	return a.w.Add(ctx, e, nil)
 }
 
-func (a *dirAdder) addFile(ctx context.Context, e Entry) error {
-	f, err := a.root.Open(e.Path)
+func (a *dirAdder) addFile(ctx context.Context, e Entry, dir *os.Root, name string) error {
+	f, err := dir.Open(name)
 	if err != nil {
-		return err
+		return hostError(e.Path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -104,17 +145,17 @@ func (a *dirAdder) addFile(ctx context.Context, e Entry) error {
 		return &fs.PathError{Op: "open", Path: e.Path, Err: fs.ErrInvalid}
 	}
 	e.Size = info.Size()
-	if err := a.addXattrs(&e, f); err != nil {
+	if err := a.addXattrs(&e, dir, name, f); err != nil {
 		return err
 	}
 	return a.w.Add(ctx, e, f)
 }
 
 // addXattrs reads the attributes of e, which is open as f or not at all.
-func (a *dirAdder) addXattrs(e *Entry, f *os.File) error {
-	all, err := hostXattrs(a.root, e.Path, f)
+func (a *dirAdder) addXattrs(e *Entry, dir *os.Root, name string, f *os.File) error {
+	all, err := hostXattrs(dir, name, f)
 	if err != nil {
-		return err
+		return hostError(e.Path, err)
 	}
 	for name, value := range all {
 		skip := a.opts.Skip != nil && a.opts.Skip(e.Path, name)
