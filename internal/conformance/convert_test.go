@@ -128,6 +128,10 @@ func TestDebian(t *testing.T) {
 		}})
 		runNumPy(t, dir)
 	})
+	t.Run("command line", func(t *testing.T) {
+		oracle.UserNS(t)
+		pullAndExec(t, p.reference)
+	})
 }
 
 // addedForApptainer says whether a path is among those that Apptainer's own images have beyond the image's.
