@@ -16,12 +16,12 @@ type table struct{}
 func (table) write(*strings.Builder) {}
 
 func unsupported() error {
-	return fmt.Errorf("runtime: %w on %s", errors.ErrUnsupported, goruntime.GOOS)
+	return fmt.Errorf("%w on %s", errors.ErrUnsupported, goruntime.GOOS)
 }
 
 func compile(_ context.Context, spec *Spec) (*Plan, error) {
 	if err := spec.validate(); err != nil {
-		return nil, fmt.Errorf("runtime: %w", err)
+		return nil, err
 	}
 	return nil, unsupported()
 }

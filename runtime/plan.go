@@ -2,6 +2,8 @@ package runtime
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"strings"
@@ -26,7 +28,19 @@ type Plan struct {
 // Compile checks a specification against this host and the contents of the image, and makes the plan. It changes nothing.
 // Errors name what cannot be done: *BindError, *MemoryError, *fs.PathError, those of package squashfs, and fs.ErrInvalid
 // for a field of the specification.
-func Compile(ctx context.Context, spec *Spec) (*Plan, error) { return compile(ctx, spec) }
+func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
+	plan, err := compile(ctx, spec)
+	if err == nil {
+		return plan, nil
+	}
+	if _, ok := errors.AsType[*BindError](err); ok {
+		return nil, err
+	}
+	if _, ok := errors.AsType[*MemoryError](err); ok {
+		return nil, err
+	}
+	return nil, fmt.Errorf("runtime: %w", err)
+}
 
 // Backend is how the contents of the image are reached.
 func (p *Plan) Backend() Backend { return p.backend }

@@ -216,7 +216,7 @@ func ParseBind(s string) (Bind, error) {
 // validate finds what no host could run. It names the field.
 func (s *Spec) validate() error {
 	invalid := func(field, value, why string) error {
-		return fmt.Errorf("Spec.%s %q: %s: %w", field, value, why, fs.ErrInvalid)
+		return fmt.Errorf("field %s of the specification, %q: %s: %w", field, value, why, fs.ErrInvalid)
 	}
 	switch {
 	case s.Image.Path == "":

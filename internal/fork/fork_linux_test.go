@@ -158,15 +158,15 @@ func TestConcurrent(t *testing.T) {
 	var busy sync.WaitGroup
 	busy.Go(func() {
 		var keep [][]byte
-		for i := 0; ; i++ {
+		for {
 			select {
 			case <-done:
 				return
 			default:
 			}
 			keep = append(keep, make([]byte, 1<<16))
-			if i%100 == 0 {
-				keep = nil
+			if len(keep) == 100 {
+				keep = keep[:0]
 				runtime.GC()
 			}
 		}
