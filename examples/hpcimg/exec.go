@@ -167,8 +167,13 @@ func parseBinds(flags []string) ([]hpcrun.Bind, error) {
 
 func (e *execFlags) setHome(spec *hpcrun.Spec, home string) error {
 	if e.home == "" {
-		if filepath.IsAbs(home) && spec.Contain == hpcrun.ContainNone {
-			spec.Home.Source = home
+		// An account without a home directory, as services have, runs things too.
+		if info, err := os.Stat(home); err == nil && info.IsDir() && filepath.IsAbs(home) {
+			if spec.Contain == hpcrun.ContainNone {
+				spec.Home.Source = home
+			}
+		} else {
+			spec.Omit.Home = true
 		}
 		return nil
 	}
