@@ -131,7 +131,7 @@ func regular(t *testing.T, fsys fs.FS, want testtree.Listing, f func(name string
 		}
 	}
 	slices.SortStableFunc(names, func(a, b string) int { return int(want[b].Size - want[a].Size) })
-	const most = 200
+	const most = 50
 	for i, name := range names {
 		if len(names) > most && i >= most/2 && i%(2*len(names)/most) != 0 {
 			continue

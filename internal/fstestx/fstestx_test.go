@@ -25,7 +25,7 @@ func tree() testtree.Tree {
 		testtree.Symlink("a/link", "one"),
 		testtree.Dir("many", 0o755),
 	}
-	for i := range 500 {
+	for i := range 300 {
 		tree = append(tree, testtree.File(fmt.Sprintf("many/a-rather-long-name-%d", i), 0o644, testtree.Text(uint64(i), i)))
 	}
 	return tree
