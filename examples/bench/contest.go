@@ -25,6 +25,7 @@ type contest struct {
 	name       string
 	title      string
 	out        string
+	alone      bool // there is nothing to compare
 	contenders []contender
 }
 
@@ -41,12 +42,13 @@ type table struct {
 	Name    string   `json:"name"`
 	Title   string   `json:"title"`
 	Input   int64    `json:"input"` // bytes of file contents
+	Alone   bool     `json:"alone,omitempty"`
 	Results []result `json:"results"`
 }
 
 // hold runs all contenders, round by round, every other round backwards.
 func (c *contest) hold(ctx context.Context, rounds int, progress io.Writer) (*table, error) {
-	t := &table{Name: c.name, Title: c.title, Results: make([]result, len(c.contenders))}
+	t := &table{Name: c.name, Title: c.title, Alone: c.alone, Results: make([]result, len(c.contenders))}
 	order := make([]int, len(c.contenders))
 	for i, p := range c.contenders {
 		order[i] = i

@@ -90,10 +90,13 @@ func (t *table) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\n### %s\n\n", t.Title)
 	rows := [][]string{{"program", "setting", "wall s", "CPU s", "±", "MB/CPU s", "peak MB", "size MB", "CPU / ref", "ref / CPU", "size / ref"}}
 	ref := t.reference()
+	if t.Alone {
+		ref = &result{}
+	}
 	for i := range t.Results {
 		r := &t.Results[i]
 		name := r.Program
-		if r == ref && len(t.Results) > 1 {
+		if r == ref {
 			name += " (ref)"
 		}
 		rows = append(rows, []string{
