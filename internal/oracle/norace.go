@@ -1,0 +1,6 @@
+//go:build !race
+
+package oracle
+
+// Race says that the race detector is on.
+const Race = false
