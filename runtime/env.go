@@ -66,9 +66,7 @@ func Environment(in EnvInput) []string {
 			}
 		}
 	}
-	for name, value := range variables(in.Set) {
-		env[name] = value
-	}
+	maps.Copy(env, variables(in.Set))
 	env["LD_LIBRARY_PATH"] = withLibDir(env["LD_LIBRARY_PATH"])
 	list := make([]string, 0, len(env))
 	for _, name := range slices.Sorted(maps.Keys(env)) {

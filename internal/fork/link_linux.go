@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -114,7 +115,7 @@ func (l *linker) arg(a arg) (uintptr, error) {
 	case argString:
 		return l.text(a.str)
 	case argPath, argPaths:
-		var s string
+		var s strings.Builder
 		for _, p := range a.parts {
 			part := p.rel
 			if p.fd != "" {
@@ -126,9 +127,9 @@ func (l *linker) arg(a arg) (uintptr, error) {
 					part = "/proc/self/fd/" + part
 				}
 			}
-			s += part
+			s.WriteString(part)
 		}
-		return l.text(s)
+		return l.text(s.String())
 	case argBytes:
 		return l.put(a.data), nil
 	case argStrings:

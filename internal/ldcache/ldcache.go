@@ -75,11 +75,11 @@ func text(data []byte, at uint32) (string, bool) {
 	}
 	rest := data[at:]
 	rest = rest[:min(len(rest), maxString)]
-	end := bytes.IndexByte(rest, 0)
-	if end < 0 {
+	before, _, ok := bytes.Cut(rest, []byte{0})
+	if !ok {
 		return "", false
 	}
-	return string(rest[:end]), true
+	return string(before), true
 }
 
 func damaged(what string) error { return fmt.Errorf("%w: %s", ErrFormat, what) }
