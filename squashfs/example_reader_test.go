@@ -25,6 +25,7 @@ func exampleImage() *bytes.Reader {
 	err = w.FromFS(context.Background(), fstest.MapFS{
 		"bin":          {Data: []byte("usr/bin"), Mode: fs.ModeSymlink | 0o777},
 		"usr/bin/tool": {Data: []byte("#!/bin/sh\n"), Mode: fs.ModeSetuid | 0o755},
+		"etc":          {Mode: fs.ModeDir | 0o755},
 		"etc/motd":     {Data: []byte("welcome\n"), Mode: 0o644},
 	})
 	if err := errors.Join(err, w.Close()); err != nil {
@@ -79,7 +80,7 @@ func ExampleReader_Root() {
 	}
 	// Output:
 	// Lrwxrwxrwx bin true
-	// dr-xr-xr-x etc false
+	// drwxr-xr-x etc false
 	// dr-xr-xr-x usr false
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"hpcimg/internal/oracle"
 	"hpcimg/internal/testtree"
 	"hpcimg/squashfs"
 	"hpcimg/squashfs/internal/disk"
@@ -77,7 +78,7 @@ func mutationSeeds(t testing.TB) [][]byte {
 func TestMutations(t *testing.T) {
 	seeds := mutationSeeds(t)
 	n := *mutations
-	if testing.Short() {
+	if testing.Short() || oracle.Race {
 		n = min(n, 2000)
 	}
 	rng := rand.New(rand.NewPCG(1, uint64(n)))
