@@ -159,11 +159,36 @@ func (l *tarLayer) open(ctx context.Context, j *job, task *meter.Task) (entryRea
 		return nil, errors.New("the tar stream has been read before")
 	}
 	l.used = true
-	stream, err := layer.Open(callerStream{task.Reader(l.r)}, "")
+	stream, err := layer.Open(callerStream{task.Reader(ctxReader{ctx, l.r})}, "")
 	if err != nil {
 		return nil, err
 	}
 	return &tarEntries{Tar: layer.NewTar(stream, &j.budget, &j.warnings), stream: stream}, nil
+}
+
+// ctxReader stops waiting for its reader once ctx has ended. What the reader still has under way it finishes by itself, in a
+// buffer that nobody looks at any more.
+type ctxReader struct {
+	ctx context.Context //nolint:containedctx // io.Reader has no other place for it
+	r   io.Reader
+}
+
+func (c ctxReader) Read(b []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := c.r.Read(b)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-c.ctx.Done():
+		return 0, c.ctx.Err()
+	}
 }
 
 // callerStream is a reader that is not ours to close.
