@@ -30,12 +30,11 @@ func dryRun(cmd *cobra.Command, spec *hpcrun.Spec) error {
 
 // passedOn are the signals that a scheduler or a person sends to this process
 // and means for the command. What a terminal sends reaches the command by
-// itself: those are only kept from ending this process before it.
+// itself: those are only kept from ending this process before it. SIGURG is not
+// among them: the Go runtime sends it to itself all the time.
 func passedOn() []os.Signal {
-	return []os.Signal{
-		syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
-		syscall.SIGALRM, syscall.SIGXCPU, syscall.SIGURG,
-	}
+	return heeded(syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
+		syscall.SIGALRM, syscall.SIGXCPU)
 }
 
 // runSpec runs spec and ends with the exit status of its command.
@@ -48,7 +47,7 @@ func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
 	signal.Notify(signals, passedOn()...)
 	defer signal.Stop(signals)
 	fromTerminal := make(chan os.Signal, 1)
-	signal.Notify(fromTerminal, syscall.SIGINT, syscall.SIGQUIT)
+	signal.Notify(fromTerminal, append(heeded(syscall.SIGINT), syscall.SIGQUIT)...)
 	defer signal.Stop(fromTerminal)
 
 	process, err := plan.Start(ctx, &hpcrun.StartOptions{Stdin: asFile(std.in), Stdout: asFile(std.out), Stderr: asFile(std.err)})
