@@ -71,7 +71,7 @@ func FromTar(r io.Reader) *Source {
 }
 
 // FromDir converts a directory of the host and all that lies in it: owners, devices, hard links and, on Linux, extended
-// attributes. Files named like whiteouts are files.
+// attributes. Files named like whiteouts are files. The image itself is left out if it is made in the directory.
 func FromDir(root string) *Source {
 	return &Source{layers: []layerSource{dirLayer{root}}, definition: sif.DefinitionFor("localimage", root)}
 }
@@ -206,7 +206,11 @@ func (l dirLayer) again() bool           { return false } // it may have changed
 func (l dirLayer) describe() LayerResult { return LayerResult{} }
 
 func (l dirLayer) open(_ context.Context, j *job, task *meter.Task) (entryReader, error) {
-	d, err := layer.OpenDir(l.root, &j.budget, &j.warnings)
+	out, err := j.out.Stat()
+	if err != nil {
+		return nil, err
+	}
+	d, err := layer.OpenDir(l.root, out, &j.budget, &j.warnings)
 	if err != nil {
 		return nil, err
 	}

@@ -15,20 +15,21 @@ type DirReader struct {
 	links  map[hostInode]string
 	todo   []string // paths, the next one last
 	file   *os.File // the current one
+	skip   fs.FileInfo
 }
 
 // hostInode names a file of the host that may have several names.
 type hostInode struct{ dev, ino uint64 }
 
 // OpenDir opens the directory at root. Symbolic links below it are not followed, and no name can lead out of it, whatever
-// others do to the tree in the meantime.
-func OpenDir(root string, budget *Budget, notes Notes) (*DirReader, error) {
+// others do to the tree in the meantime. The file skip, if not nil, is left out: the image that is being made may be in there.
+func OpenDir(root string, skip fs.FileInfo, budget *Budget, notes Notes) (*DirReader, error) {
 	r, err := os.OpenRoot(root)
 	if err != nil {
 		return nil, err
 	}
 	return &DirReader{
-		root: r, budget: budget, notes: notes,
+		root: r, skip: skip, budget: budget, notes: notes,
 		links: make(map[hostInode]string), todo: []string{"."},
 	}, nil
 }
@@ -79,6 +80,9 @@ func (d *DirReader) entry(p string) (e Entry, ok bool, err error) {
 	info, err := d.root.Lstat(p)
 	if err != nil {
 		return e, false, err
+	}
+	if d.skip != nil && os.SameFile(info, d.skip) {
+		return e, false, nil
 	}
 	e = Entry{Path: p}
 	switch info.Mode().Type() {
@@ -147,7 +151,8 @@ func (d *DirReader) hardLink(e *Entry, info fs.FileInfo) bool {
 }
 
 func (d *DirReader) openFile(p string) (fs.FileInfo, error) {
-	f, err := d.root.Open(p)
+	// What has become a FIFO since it was looked at must not hold us up.
+	f, err := d.root.OpenFile(p, os.O_RDONLY|nonBlock, 0)
 	if err != nil {
 		return nil, err
 	}

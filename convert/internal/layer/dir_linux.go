@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const nonBlock = unix.O_NONBLOCK
+
 func hostIdentity(info fs.FileInfo) (hostInode, uint64) {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

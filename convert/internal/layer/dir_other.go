@@ -7,6 +7,8 @@ import (
 	"os"
 )
 
+const nonBlock = 0
+
 func hostIdentity(fs.FileInfo) (hostInode, uint64) { return hostInode{}, 1 }
 
 func hostOwner(*Entry, fs.FileInfo) {}
