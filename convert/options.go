@@ -63,7 +63,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Limits bound what a source may cost.
+// Limits bound what a source may cost. Paths, link targets and extended attributes of all layers, which are kept in memory,
+// may take 1 GiB together.
 type Limits struct {
 	Entries int64 // of all layers together; default 5,000,000
 	Bytes   int64 // of all layers uncompressed, and of the files that they declare; default 1 TiB

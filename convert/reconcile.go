@@ -66,7 +66,7 @@ func (j *job) repack(ctx context.Context, l *layerState, reread bool, wanted fun
 	}
 	// What has been counted and noted of the layer was so the first time.
 	budget, notes := j.budget, j.warnings
-	j.budget = layer.Budget{Entries: math.MaxInt64, Bytes: math.MaxInt64}
+	j.budget = layer.Budget{Entries: math.MaxInt64, Bytes: math.MaxInt64, Text: math.MaxInt64}
 	j.warnings = warnings{}
 	defer func() { j.budget, j.warnings = budget, notes }()
 	entries, elves := l.entries, l.elves

@@ -66,6 +66,9 @@ func (d *DirReader) Next() (Entry, error) {
 			return Entry{}, err
 		}
 		e, ok, err := d.entry(p)
+		if err == nil && ok {
+			err = d.budget.addText(&e)
+		}
 		if err != nil || ok {
 			return e, err
 		}

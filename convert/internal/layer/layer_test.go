@@ -162,3 +162,24 @@ func TestKeepXattr(t *testing.T) {
 		t.Error("a symbolic link has trusted.* but not user.*")
 	}
 }
+
+// TestTextBudget has entries that refer to more than may be kept of them.
+func TestTextBudget(t *testing.T) {
+	archive := testtree.Tree{
+		testtree.File("a", 0o644, "a", testtree.Xattr("user.x", string(make([]byte, 1000)))),
+		testtree.Symlink("b", "target"),
+	}.Tar(nil)
+	for budget, want := range map[int64]error{0: nil, 2000: nil, 1010: layer.ErrLimit, 500: layer.ErrLimit} {
+		r := layer.NewTar(bytes.NewReader(archive), &layer.Budget{Text: budget}, notes{})
+		var err error
+		for err == nil {
+			_, err = r.Next()
+		}
+		if want == nil {
+			want = io.EOF
+		}
+		if !errors.Is(err, want) {
+			t.Errorf("budget %d: %v, want %v", budget, err, want)
+		}
+	}
+}

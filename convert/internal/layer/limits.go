@@ -14,6 +14,7 @@ const (
 	zstdWindow  = 128 << 20
 	defaultMany = 5_000_000
 	defaultSize = 1 << 40
+	defaultText = 1 << 30
 )
 
 // Budget bounds what all layers of an image have together. The zero value of a field is its default. A Budget is used up
@@ -22,7 +23,11 @@ type Budget struct {
 	Entries int64 // default 5,000,000
 	Bytes   int64 // of tar streams, and of the files that they declare; default 1 TiB
 
-	entries, stream, declared int64
+	// Text is what is kept in memory of the entries: paths, link targets and extended attributes, which a hostile layer can
+	// have compressed to nothing. Default 1 GiB.
+	Text int64
+
+	entries, stream, declared, text int64
 }
 
 func (b *Budget) entryLimit() int64 {
@@ -43,6 +48,22 @@ func (b *Budget) addEntry() error {
 	b.entries++
 	if b.entries > b.entryLimit() {
 		return &LimitError{What: "entries", Limit: b.entryLimit()}
+	}
+	return nil
+}
+
+// addText counts what e refers to.
+func (b *Budget) addText(e *Entry) error {
+	limit := b.Text
+	if limit == 0 {
+		limit = defaultText
+	}
+	b.text += int64(len(e.Path) + len(e.Link))
+	for name, value := range e.Xattrs {
+		b.text += int64(len(name) + len(value))
+	}
+	if b.text > limit {
+		return &LimitError{What: "bytes in names and extended attributes", Limit: limit}
 	}
 	return nil
 }

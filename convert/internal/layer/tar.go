@@ -81,7 +81,7 @@ func (t *Tar) Next() (Entry, error) {
 			return Entry{}, &EntryError{Name: h.Name, Err: err}
 		}
 		if ok {
-			return e, nil
+			return e, t.budget.addText(&e)
 		}
 	}
 	// What follows the end of the archive is part of the diffID all the same.
