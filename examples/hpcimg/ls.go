@@ -34,7 +34,7 @@ func newLs(f *flags) *cobra.Command {
 		if len(args) == 2 {
 			name = imagePath(args[1])
 		}
-		p := lsPrinter{out: cmd.OutOrStdout(), json: f.json, long: *long}
+		p := lsPrinter{out: cmd.OutOrStdout(), json: f.json, long: *long, terminal: f.isTerminal(cmd.OutOrStdout())}
 		if err := list(l.fsys(), name, *recursive, p.print); err != nil {
 			return fmt.Errorf("%s: %w", l.path, err)
 		}
@@ -93,6 +93,7 @@ func lstat(fsys fs.FS, name string) (fs.FileInfo, error) { return fs.Lstat(fsys,
 type lsPrinter struct {
 	out        io.Writer
 	json, long bool
+	terminal   bool // names must not steer it
 }
 
 // lsEntry is one line of `ls --json`.
@@ -108,6 +109,9 @@ type lsEntry struct {
 
 func (p lsPrinter) print(name string, info fs.FileInfo) error {
 	if !p.long && !p.json {
+		if p.terminal {
+			name = printable(name)
+		}
 		_, err := fmt.Fprintln(p.out, name)
 		return err
 	}
@@ -129,6 +133,9 @@ func (p lsPrinter) print(name string, info fs.FileInfo) error {
 	}
 	if e.Target != "" {
 		name += " -> " + e.Target
+	}
+	if p.terminal {
+		name = printable(name)
 	}
 	_, err := fmt.Fprintf(p.out, "%s %-11s %10d %s %s\n", e.Mode, owner, e.Size, e.ModTime.Format("2006-01-02 15:04"), name)
 	return err

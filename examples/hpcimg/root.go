@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -91,7 +92,24 @@ func run(ctx context.Context, args []string, std stdio) int {
 
 // printError writes err as one line, however many causes were joined in it.
 func printError(w io.Writer, err error) {
-	fmt.Fprintf(w, "hpcimg: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintf(w, "hpcimg: %s\n", printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
+}
+
+// printable replaces what would steer a terminal: names of files come from
+// images that anybody may have made.
+func printable(s string) string {
+	if strings.IndexFunc(s, unicode.IsControl) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			fmt.Fprintf(&b, "\\x%02x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // flags are the options that many verbs share.
@@ -154,7 +172,7 @@ func wrapArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
-				return usagef("%s: %w (usage: %s)", cmd.CommandPath(), err, cmd.UseLine())
+				return usagef("%s: %w (usage: %s)", cmd.Name(), err, cmd.UseLine())
 			}
 			return nil
 		}
