@@ -156,6 +156,9 @@ func parseBinds(flags []string) ([]hpcrun.Bind, error) {
 			if err != nil {
 				return nil, usagef("--bind: %w", err)
 			}
+			if b.Target != "" && !filepath.IsAbs(b.Target) {
+				return nil, usagef("--bind %s: the path in the image has to be absolute", s)
+			}
 			if b.Source, err = filepath.Abs(b.Source); err != nil {
 				return nil, err
 			}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,13 @@ func newUmount(*flags) *cobra.Command {
 		Aliases: []string{"unmount"},
 		Short:   "Remove a mount",
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(_ *cobra.Command, args []string) error { return mount.Unmount(args[0]) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			err := mount.Unmount(args[0])
+			if errors.Is(err, syscall.EINVAL) {
+				return fmt.Errorf("%w (nothing is mounted there)", err)
+			}
+			return err
+		},
 	}
 }
 
