@@ -25,6 +25,12 @@ type PackerOptions struct {
 	NoDuplicates bool // store equal files as often as they come
 
 	Pool *Pool // shared with other packers; nil makes one of Workers
+
+	// Reuse are packs that were made with the same Compression, Level and
+	// BlockSize: where one has a unit of the same contents, its stored form is
+	// copied instead of being made anew. It is read back and compared, so that a
+	// pack that is not what it should be costs time and nothing else.
+	Reuse []*PackReader
 }
 
 // Files smaller than fragmentLimit are packed in groups of fragmentGroup
@@ -41,13 +47,17 @@ const contentAlign = disk.PadSize
 // Content says where in a pack the contents of a file are. Apart from Size and
 // Digest the fields are words of the on-disk format, to be stored and handed
 // to a [Builder] as they are. Start is relative to the pack.
+//
+// Digest tells contents apart within packs of one block size: it is the SHA-256
+// of the contents if they fit in a block and else of the concatenated SHA-256
+// digests of the blocks, which can be computed side by side.
 type Content struct {
 	Size           int64
 	Start          int64
 	Blocks         []uint32
 	Fragment       int32 // index into Pack.Fragments, or -1
 	FragmentOffset uint32
-	Digest         [sha256.Size]byte // SHA-256 of the contents
+	Digest         [sha256.Size]byte
 }
 
 // FragmentBlock is a group of small files in a pack, as the on-disk format
@@ -57,10 +67,19 @@ type FragmentBlock struct {
 	Word  uint32
 }
 
+// Unit is a data block or a group of small files in a pack, in the order in
+// which they stand there. Blocks of zeros are stored nowhere and have no unit.
+type Unit struct {
+	Digest [sha256.Size]byte // SHA-256 of the uncompressed contents
+	Start  int64             // relative to the pack
+	Word   uint32            // size word of the on-disk format
+}
+
 // Pack describes a finished pack.
 type Pack struct {
 	Size        int64 // a multiple of 4096
 	Fragments   []FragmentBlock
+	Units       []Unit // a Builder does not need them
 	Compression Compression
 	BlockSize   int
 }
@@ -69,6 +88,7 @@ type Pack struct {
 type PackerStats struct {
 	Read    int64 // of file contents
 	Written int64 // of compressed blocks
+	Reused  int64 // of file contents that had not to be compressed, thanks to PackerOptions.Reuse
 }
 
 // Packer compresses the contents of files into a pack: the data blocks and
@@ -84,12 +104,18 @@ type Packer struct {
 	cfg  encoderConfig
 	opts PackerOptions
 	pool *Pool
+	old  unitIndex // of PackerOptions.Reuse
 
 	fragLimit int // files of fewer bytes go into fragments
 	fragGroup int
 	bufs      sync.Pool // *[]byte of a block
 	read      atomic.Int64
 	written   atomic.Int64
+
+	reusedBytes atomic.Int64
+
+	zeroOnce  sync.Once
+	zeroBlock [sha256.Size]byte
 
 	batch  *packBatch // small files that wait for more
 	closed bool
@@ -108,6 +134,7 @@ type Packer struct {
 	high      int64 // end of what was ever written
 	group     *packUnit
 	fragments []FragmentBlock
+	units     []Unit
 	groups    int32 // groups begun
 	small     contentIndex
 	large     contentIndex // read by jobs too, under mu
@@ -142,6 +169,9 @@ func NewPacker(w io.WriterAt, base int64, opts *PackerOptions) (*Packer, error) 
 	}
 	if opts.NoFragments {
 		p.fragLimit = 0
+	}
+	if p.old, err = newUnitIndex(opts.Reuse, cfg); err != nil {
+		return nil, err
 	}
 	p.idle = sync.NewCond(&p.mu)
 	p.bufs.New = func() any {
@@ -233,9 +263,6 @@ func (p *Packer) submitBatch(ctx context.Context) error {
 // addBlocks reads a file that is stored in blocks of its own.
 func (p *Packer) addBlocks(ctx context.Context, r io.Reader, c *Content) error {
 	f := &packFile{content: c, single: c.Size <= int64(p.cfg.blockSize)}
-	if !f.single {
-		f.digest = sha256.New()
-	}
 	for left := c.Size; left > 0; {
 		u := &packUnit{file: f}
 		if err := p.acquire(ctx, &u.charge); err != nil {
@@ -252,7 +279,6 @@ func (p *Packer) addBlocks(ctx context.Context, r io.Reader, c *Content) error {
 		u.first = f.queued == 0
 		u.last = left == 0
 		f.queued++
-		f.push(u)
 		p.enqueue(&packItem{unit: u}, func() { p.runBlock(u) })
 	}
 	return nil
@@ -298,6 +324,7 @@ func (p *Packer) Close() (*Pack, error) {
 	return &Pack{
 		Size:        size,
 		Fragments:   p.fragments,
+		Units:       p.units,
 		Compression: p.cfg.compression,
 		BlockSize:   p.cfg.blockSize,
 	}, nil
@@ -321,7 +348,7 @@ func (p *Packer) pad() (int64, error) {
 // Stats returns what has been done so far. It may be called at any time, from
 // any goroutine.
 func (p *Packer) Stats() PackerStats {
-	return PackerStats{Read: p.read.Load(), Written: p.written.Load()}
+	return PackerStats{Read: p.read.Load(), Written: p.written.Load(), Reused: p.reusedBytes.Load()}
 }
 
 // acquire takes a block's worth of the pool's budget.

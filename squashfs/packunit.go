@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash"
 	"slices"
-	"sync"
 
 	"hpcimg/squashfs/internal/disk"
 )
@@ -57,78 +56,49 @@ type packUnit struct {
 	outBuf *[]byte
 	out    []byte // to be written; empty for zeros
 	word   disk.SizeWord
+	digest [sha256.Size]byte // of data
 	charge int64
 
-	// Under Packer.mu.
-	compressed bool
-	hashed     bool
+	compressed bool // under Packer.mu
 }
 
 // packFile is a file stored in blocks of its own.
 type packFile struct {
 	content *Content
-	single  bool // one block: digest is known when that is compressed
+	single  bool // one block, whose digest is that of the file
 	queued  int
-
-	// Blocks are hashed in order by whoever has one to compress and finds
-	// nobody hashing.
-	mu      sync.Mutex
-	hashing bool
-	waiting []*packUnit
-	digest  hash.Hash
 
 	// Touched by whoever runs advance.
 	start int64
-}
-
-func (f *packFile) push(u *packUnit) {
-	if f.single {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waiting = append(f.waiting, u)
-}
-
-// hashWaiting hashes the blocks that are waiting, unless another goroutine is
-// doing so, and calls done for each.
-func (p *Packer) hashWaiting(f *packFile) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.hashing {
-		return
-	}
-	f.hashing = true
-	for len(f.waiting) > 0 {
-		units := f.waiting
-		f.waiting = nil
-		f.mu.Unlock()
-		for _, u := range units {
-			f.digest.Write(u.data)
-			if u.last {
-				f.digest.Sum(f.content.Digest[:0])
-			}
-			p.finishHash(u)
-		}
-		f.mu.Lock()
-	}
-	f.hashing = false
+	units int       // of the pack, before the file
+	sum   hash.Hash // of the digests of the blocks
 }
 
 // runBlock is the job for a block of a file.
 func (p *Packer) runBlock(u *packUnit) {
 	f := u.file
-	if !f.single {
-		p.hashWaiting(f)
-		p.compress(u)
-		p.finish(func() { u.compressed = true })
-		return
+	zero := isZero(u.data)
+	if zero {
+		u.digest = p.zeroDigest(len(u.data))
+	} else {
+		u.digest = sha256.Sum256(u.data)
 	}
-	f.content.Digest = sha256.Sum256(u.data)
-	if !p.isDuplicate(f.content) {
+	if f.single {
+		f.content.Digest = u.digest
+	}
+	if !zero && !(f.single && p.isDuplicate(f.content)) {
 		p.compress(u)
 	}
-	p.finish(func() { u.hashed, u.compressed = true, true })
+	p.finish(func() { u.compressed = true })
+}
+
+// zeroDigest returns the digest of n zeros. Sparse files ask for that of a block over and over.
+func (p *Packer) zeroDigest(n int) [sha256.Size]byte {
+	if n == p.cfg.blockSize {
+		p.zeroOnce.Do(func() { p.zeroBlock = sha256.Sum256(make([]byte, n)) })
+		return p.zeroBlock
+	}
+	return sha256.Sum256(make([]byte, n))
 }
 
 // isDuplicate reports whether c is known to be a duplicate of what has been
@@ -142,16 +112,15 @@ func (p *Packer) isDuplicate(c *Content) bool {
 	return p.large.find(c) != nil
 }
 
-// compress sets out and word of u.
+// compress sets out and word of u, whose digest is known.
 func (p *Packer) compress(u *packUnit) {
 	if p.failed.Load() {
 		return
 	}
-	if u.file != nil && isZero(u.data) {
-		u.out, u.word = nil, 0
+	u.outBuf = p.takeBuf()
+	if p.reused(u) {
 		return
 	}
-	u.outBuf = p.takeBuf()
 	out, err := p.pool.encode(p.cfg, *u.outBuf, u.data)
 	if err != nil {
 		p.fail(fmt.Errorf("squashfs: %w", err))
@@ -198,12 +167,6 @@ func (p *Packer) finish(mark func()) {
 	p.mu.Unlock()
 }
 
-func (p *Packer) finishHash(u *packUnit) {
-	p.mu.Lock()
-	u.hashed = true
-	p.mu.Unlock()
-}
-
 // advance does all that can be done in order. Only one goroutine does; others
 // return at once, because that one looks again before it stops.
 func (p *Packer) advance() {
@@ -214,7 +177,7 @@ func (p *Packer) advance() {
 	}
 	p.running = true
 	for {
-		if u := p.ready.head(); u != nil && u.compressed && u.hashed {
+		if u := p.ready.head(); u != nil && u.compressed {
 			p.ready.pop()
 			p.unlocked(func() { p.write(u) })
 			continue
@@ -260,7 +223,7 @@ func (p *Packer) assemble(item *packItem) {
 			b.charge = 0
 		}
 		if p.group == nil {
-			p.group = &packUnit{group: p.groups, buf: p.takeBuf(), hashed: true}
+			p.group = &packUnit{group: p.groups, buf: p.takeBuf()}
 			p.group.data = (*p.group.buf)[:0]
 			p.groups++
 		}
@@ -288,6 +251,7 @@ func (p *Packer) closeGroup(charge int64) {
 	p.pending++
 	p.mu.Unlock()
 	p.pool.submit(func() {
+		u.digest = sha256.Sum256(u.data)
 		p.compress(u)
 		p.finish(func() { u.compressed = true })
 	})
@@ -314,8 +278,9 @@ func (p *Packer) write(u *packUnit) {
 		p.index(f.content)
 	default:
 		if u.first {
-			f.start = p.pos
+			f.start, f.units, f.sum = p.pos, len(p.units), sha256.New()
 		}
+		f.sum.Write(u.digest[:])
 		f.content.Blocks = append(f.content.Blocks, u.word)
 	}
 	if !p.writeOut(u) {
@@ -330,6 +295,7 @@ func (p *Packer) writeOut(u *packUnit) bool {
 	if len(u.out) == 0 {
 		return true
 	}
+	p.units = append(p.units, Unit{Digest: u.digest, Start: p.pos, Word: u.word})
 	if _, err := p.w.WriteAt(u.out, p.base+p.pos); err != nil {
 		p.fail(fmt.Errorf("squashfs: %w", err))
 		return false
@@ -344,8 +310,9 @@ func (p *Packer) writeOut(u *packUnit) bool {
 // one, what comes next is written over it.
 func (p *Packer) endFile(f *packFile) {
 	c := f.content
+	f.sum.Sum(c.Digest[:0])
 	if p.reuse(c) {
-		p.pos = f.start
+		p.pos, p.units = f.start, p.units[:f.units]
 		return
 	}
 	if p.pos > f.start {
