@@ -249,4 +249,3 @@ func (p *Packer) reused(u *packUnit) bool {
 	p.reusedBytes.Add(int64(len(u.data)))
 	return true
 }
-
