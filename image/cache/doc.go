@@ -1,0 +1,2 @@
+// Package cache stores immutable, verified entries on disk for many processes and nodes.
+package cache
