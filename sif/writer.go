@@ -42,7 +42,7 @@ type WriterOptions struct {
 }
 
 // Writer writes a container image. The order of calls is: AddDefinition and AddJSON in any order, then BeginPartition and EndPartition, then
-// Close. After an error the output is worthless; Writer never removes anything.
+// AddGeneric, then Close. After an error the output is worthless; Writer never removes anything.
 type Writer struct {
 	w          io.WriterAt
 	header     disk.Header
@@ -153,6 +153,26 @@ func (w *Writer) EndPartition(size int64) error {
 	}
 	w.header.Arch = w.arch
 	w.state = stateDone
+	return nil
+}
+
+// AddGeneric writes an object of data that only some programs know, behind the partition. Others take no notice of it.
+func (w *Writer) AddGeneric(name string, data []byte) error {
+	if w.state != stateDone {
+		return misuse("AddGeneric")
+	}
+	if name == "" || len(name) > disk.NameSize || strings.ContainsRune(name, 0) {
+		return fmt.Errorf("sif: object name %q: %w", name, fs.ErrInvalid)
+	}
+	d := disk.Descriptor{DataType: int32(DataGeneric)}
+	copy(d.Name[:], name)
+	start := w.end
+	if err := w.add(d, start, int64(len(data))); err != nil {
+		return err
+	}
+	if _, err := w.w.WriteAt(data, start); err != nil {
+		return fmt.Errorf("sif: object %s: %w", name, err)
+	}
 	return nil
 }
 

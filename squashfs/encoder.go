@@ -202,10 +202,10 @@ func (e *lz4Encoder) encode(dst, src []byte) ([]byte, error) {
 	return dst[:n], nil
 }
 
-// EncoderFingerprint identifies the bytes that this build makes of given
-// input with a compressor and level. The libraries behind it change their
-// output between releases, and a program may be built with any of these, so
-// a cache of compressed blocks must have the fingerprint in its keys.
+// EncoderFingerprint identifies the bytes that a [Packer] of this build makes
+// of given files with a compressor and level. The libraries behind it change
+// their output between releases, and a program may be built with any of these,
+// so a cache of packs must have the fingerprint in its keys.
 func EncoderFingerprint(c Compression, level int) (string, error) {
 	cfg, err := newEncoderConfig(c, level, DefaultBlockSize)
 	if err != nil {
@@ -216,7 +216,7 @@ func EncoderFingerprint(c Compression, level int) (string, error) {
 		return "", err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%v %d\n", c, cfg.level)
+	fmt.Fprintf(h, "%v %d %d %d\n", c, cfg.level, fragmentLimit, fragmentGroup)
 	src := fingerprintInput()
 	out, err := e.encode(nil, src)
 	if err != nil {

@@ -58,7 +58,7 @@ var arrows = map[string]rule{
 	},
 
 	"convert": {
-		"image image/cache sif squashfs convert/internal/layer convert/internal/merge internal/atomicfile internal/inflate internal/meter",
+		"image image/cache sif squashfs convert/internal/layer convert/internal/merge convert/internal/index convert/internal/export convert/internal/estargz internal/atomicfile internal/inflate internal/meter",
 		"opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sync golang.org/x/sys",
 		"the pipeline is where image, sif and squashfs meet",
 	},
@@ -66,6 +66,10 @@ var arrows = map[string]rule{
 	"convert/internal/layer": {
 		"image internal/inflate", "opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sys",
 		"one layer read as a stream of entries; nothing of where they go",
+	},
+	"convert/internal/index": {
+		"convert/internal/layer squashfs", "klauspost/compress",
+		"what is known of layers and segments, as bytes; nothing of where they are kept",
 	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 

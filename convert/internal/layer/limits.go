@@ -1,5 +1,7 @@
 package layer
 
+import "sync/atomic"
+
 const (
 	// MaxPath and MaxName are what Linux allows in a path and in a name.
 	MaxPath = 4096
@@ -18,7 +20,7 @@ const (
 )
 
 // Budget bounds what all layers of an image have together. The zero value of a field is its default. A Budget is used up
-// by the layers that share it and must not be used by two goroutines at a time.
+// by the layers that share it, which may be read at the same time.
 type Budget struct {
 	Entries int64 // default 5,000,000
 	Bytes   int64 // of tar streams, and of the files that they declare; default 1 TiB
@@ -27,7 +29,7 @@ type Budget struct {
 	// have compressed to nothing. Default 1 GiB.
 	Text int64
 
-	entries, stream, declared, text int64
+	entries, stream, declared, text atomic.Int64
 }
 
 func (b *Budget) entryLimit() int64 {
@@ -45,8 +47,7 @@ func (b *Budget) byteLimit() int64 {
 }
 
 func (b *Budget) addEntry() error {
-	b.entries++
-	if b.entries > b.entryLimit() {
+	if b.entries.Add(1) > b.entryLimit() {
 		return &LimitError{What: "entries", Limit: b.entryLimit()}
 	}
 	return nil
@@ -58,19 +59,18 @@ func (b *Budget) addText(e *Entry) error {
 	if limit == 0 {
 		limit = defaultText
 	}
-	b.text += int64(len(e.Path) + len(e.Link))
+	size := len(e.Path) + len(e.Link)
 	for name, value := range e.Xattrs {
-		b.text += int64(len(name) + len(value))
+		size += len(name) + len(value)
 	}
-	if b.text > limit {
+	if b.text.Add(int64(size)) > limit {
 		return &LimitError{What: "bytes in names and extended attributes", Limit: limit}
 	}
 	return nil
 }
 
-func (b *Budget) addStream(n int) error {
-	b.stream += int64(n)
-	if b.stream > b.byteLimit() {
+func (b *Budget) addStream(n int64) error {
+	if b.stream.Add(n) > b.byteLimit() {
 		return &LimitError{What: "bytes in layers", Limit: b.byteLimit()}
 	}
 	return nil
@@ -78,9 +78,29 @@ func (b *Budget) addStream(n int) error {
 
 // addDeclared counts the size of a file, which, sparse as it may be, need not have anything to do with that of the stream.
 func (b *Budget) addDeclared(size int64) error {
-	if size > b.byteLimit()-b.declared {
-		return &LimitError{What: "bytes in files", Limit: b.byteLimit()}
+	limit := b.byteLimit()
+	if size > limit || b.declared.Add(size) > limit {
+		return &LimitError{What: "bytes in files", Limit: limit}
 	}
-	b.declared += size
+	return nil
+}
+
+// AddLayer counts a layer that is known from elsewhere as if it had been read: whether a source is within its limits must not
+// depend on what somebody remembers of it.
+func (b *Budget) AddLayer(entries *List, tarSize int64) error {
+	if err := b.addStream(tarSize); err != nil {
+		return err
+	}
+	for _, e := range entries.All() {
+		if err := b.addEntry(); err != nil {
+			return err
+		}
+		if err := b.addText(e); err != nil {
+			return err
+		}
+		if err := b.addDeclared(e.Size); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -52,7 +52,7 @@ type streamReader struct {
 func (s *streamReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err == nil || errors.Is(err, io.EOF) {
-		if limit := s.budget.addStream(n); limit != nil {
+		if limit := s.budget.addStream(int64(n)); limit != nil {
 			err = limit
 		}
 	}
