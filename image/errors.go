@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -33,11 +35,61 @@ type ReferenceError struct {
 }
 
 func (e *ReferenceError) Error() string {
-	return fmt.Sprintf("image: reference %q: %v", e.Reference, e.Err)
+	return printable(fmt.Sprintf("image: reference %q: %v", e.Reference, e.Err), 1900)
 }
 
 // Unwrap returns ErrReference and the reason.
 func (e *ReferenceError) Unwrap() []error { return []error{ErrReference, e.Err} }
+
+// boundError is an error as it leaves the package: its text may hold names from a document, an archive or a registry, and is made
+// fit for a terminal and a log.
+type boundError struct {
+	doing string
+	err   error
+}
+
+// bound says once, at the package's boundary, what was being done.
+func bound(doing string, err error) error { return &boundError{doing: doing, err: err} }
+
+func (e *boundError) Error() string { return printable("image: "+e.doing+": "+e.err.Error(), 1900) }
+
+func (e *boundError) Unwrap() error { return e.err }
+
+// printable is s, shortened to about n bytes, with everything escaped that would move a terminal's cursor, change its title, or
+// hide or reorder text.
+func printable(s string, n int) string {
+	s = clip(s, n)
+	odd := func(r rune) bool { return r != '\n' && !strconv.IsPrint(r) }
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, odd) {
+		return s
+	}
+	var b []byte
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			b = fmt.Appendf(b, `\x%02x`, s[0])
+		case odd(r):
+			quoted := strconv.QuoteRune(r)
+			b = append(b, quoted[1:len(quoted)-1]...)
+		default:
+			b = append(b, s[:size]...)
+		}
+		s = s[size:]
+	}
+	return string(b)
+}
+
+// clip keeps error texts readable when the offending string is long. It cuts between characters.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
 
 // DocumentError is a document that breaks its specification. It is ErrFormat.
 type DocumentError struct {
@@ -47,10 +99,12 @@ type DocumentError struct {
 }
 
 func (e *DocumentError) Error() string {
+	// Both the field and the reason may quote the document.
+	reason := printable(e.Err.Error(), 700)
 	if e.Field == "" {
-		return fmt.Sprintf("%s: %v", e.Document, e.Err)
+		return e.Document + ": " + reason
 	}
-	return fmt.Sprintf("%s: %s: %v", e.Document, e.Field, e.Err)
+	return e.Document + ": " + printable(e.Field, 300) + ": " + reason
 }
 
 // Unwrap returns ErrFormat and the reason.

@@ -47,11 +47,11 @@ type Image struct {
 func New(ctx context.Context, root Descriptor, source Source, opts *Options) (*Image, error) {
 	o := opts.withDefaults()
 	if err := validDescriptor("descriptor", "root", root); err != nil {
-		return nil, fmt.Errorf("image: %w", err)
+		return nil, bound("new", err)
 	}
 	img, err := load(ctx, root, source, o)
 	if err != nil {
-		return nil, fmt.Errorf("image: %s: %w", root.Digest, err)
+		return nil, bound(root.Digest.String(), err)
 	}
 	return img, nil
 }
@@ -149,11 +149,11 @@ func (m *Image) Platform() Platform {
 // OpenBlob opens any content of the image's source, verified like a layer. See [Layer.Open].
 func (m *Image) OpenBlob(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
 	if err := validDescriptor("descriptor", "blob", d); err != nil {
-		return nil, fmt.Errorf("image: %w", err)
+		return nil, bound("blob", err)
 	}
 	rc, err := openBlob(ctx, m.source, d)
 	if err != nil {
-		return nil, fmt.Errorf("image: %s: %w", d.Digest, err)
+		return nil, bound(d.Digest.String(), err)
 	}
 	return rc, nil
 }
@@ -173,7 +173,7 @@ type Layer struct {
 func (l Layer) Open(ctx context.Context) (io.ReadCloser, error) {
 	rc, err := openBlob(ctx, l.image.source, l.Descriptor)
 	if err != nil {
-		return nil, fmt.Errorf("image: layer %d: %w", l.Index, err)
+		return nil, bound(fmt.Sprintf("layer %d", l.Index), err)
 	}
 	return rc, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // decode checks raw with checkJSON and decodes it into v.
@@ -31,7 +32,7 @@ func checkJSON(document string, raw []byte, fields []string) error {
 	w := &jsonWalker{document: document, dec: json.NewDecoder(bytes.NewReader(raw)), fields: map[string]string{}}
 	w.dec.UseNumber()
 	for _, f := range fields {
-		w.fields[strings.ToLower(f)] = f
+		w.fields[fold(f)] = f
 	}
 	tok, err := w.dec.Token()
 	if err != nil {
@@ -40,7 +41,7 @@ func checkJSON(document string, raw []byte, fields []string) error {
 	if tok != json.Delim('{') {
 		return documentError(document, "", "is not a JSON object")
 	}
-	if err := w.object("", 1); err != nil {
+	if err := w.object(1); err != nil {
 		return err
 	}
 	if _, err := w.dec.Token(); err != io.EOF {
@@ -52,54 +53,79 @@ func checkJSON(document string, raw []byte, fields []string) error {
 type jsonWalker struct {
 	document string
 	dec      *json.Decoder
-	fields   map[string]string // lower case to the one right spelling
+	fields   map[string]string // folded to the one right spelling
+	path     []step
 }
 
-func (w *jsonWalker) object(path string, depth int) error {
+// step is a key of an object, or an index of an array. The path is put together only for an error: documents are of millions of
+// values.
+type step struct {
+	key   string
+	index int // -1 for a key
+}
+
+// fail reports what is wrong at the place that the walker has come to.
+func (w *jsonWalker) fail(format string, args ...any) error {
+	var b strings.Builder
+	for i, s := range w.path {
+		switch {
+		case s.index >= 0:
+			b.WriteString("[" + strconv.Itoa(s.index) + "]")
+			continue
+		case i > 0:
+			b.WriteByte('.')
+		}
+		b.WriteString(clip(s.key, 80))
+	}
+	return documentError(w.document, b.String(), format, args...)
+}
+
+func (w *jsonWalker) object(depth int) error {
 	seen := map[string]bool{}
+	free := w.freeKeys()
 	for w.dec.More() {
 		tok, err := w.dec.Token()
 		if err != nil {
-			return documentError(w.document, path, "%w", noEOF(err))
+			return w.fail("%w", noEOF(err))
+		}
+		if len(seen) == maxMembers {
+			return w.fail("has more than %d members", maxMembers)
 		}
 		key, _ := tok.(string)
-		at := clip(key, 80)
-		if path != "" {
-			at = path + "." + at
-		}
+		w.path = append(w.path, step{key, -1})
 		if seen[key] {
-			return documentError(w.document, at, "appears twice")
+			return w.fail("appears twice")
 		}
-		if right, known := w.fields[strings.ToLower(key)]; known && right != key && !freeKeys(path) {
-			return documentError(w.document, at, "has to be spelled %q", right)
+		if right, known := w.fields[fold(key)]; known && right != key && !free {
+			return w.fail("has to be spelled %q", right)
 		}
 		seen[key] = true
-		if len(seen) > maxMembers {
-			return documentError(w.document, path, "has more than %d members", maxMembers)
-		}
-		if err := w.value(at, depth); err != nil {
+		if err := w.value(depth); err != nil {
 			return err
 		}
+		w.path = w.path[:len(w.path)-1]
 	}
-	return w.end(path)
+	return w.end()
 }
 
-func (w *jsonWalker) array(path string, depth int) error {
+func (w *jsonWalker) array(depth int) error {
 	for i := 0; w.dec.More(); i++ {
 		if i == maxMembers {
-			return documentError(w.document, path, "has more than %d elements", maxMembers)
+			return w.fail("has more than %d elements", maxMembers)
 		}
-		if err := w.value(path+"["+strconv.Itoa(i)+"]", depth); err != nil {
+		w.path = append(w.path, step{"", i})
+		if err := w.value(depth); err != nil {
 			return err
 		}
+		w.path = w.path[:len(w.path)-1]
 	}
-	return w.end(path)
+	return w.end()
 }
 
-func (w *jsonWalker) value(path string, depth int) error {
+func (w *jsonWalker) value(depth int) error {
 	tok, err := w.dec.Token()
 	if err != nil {
-		return documentError(w.document, path, "%w", noEOF(err))
+		return w.fail("%w", noEOF(err))
 	}
 	delim, nested := tok.(json.Delim)
 	if !nested {
@@ -109,27 +135,43 @@ func (w *jsonWalker) value(path string, depth int) error {
 		return documentError(w.document, "", "is nested deeper than %d levels", maxDepth)
 	}
 	if delim == '{' {
-		return w.object(path, depth+1)
+		return w.object(depth + 1)
 	}
-	return w.array(path, depth+1)
+	return w.array(depth + 1)
 }
 
 // end takes the closing bracket.
-func (w *jsonWalker) end(path string) error {
+func (w *jsonWalker) end() error {
 	if _, err := w.dec.Token(); err != nil {
-		return documentError(w.document, path, "%w", noEOF(err))
+		return w.fail("%w", noEOF(err))
 	}
 	return nil
 }
 
-// freeKeys reports whether the keys of the object at path are the author's own.
-func freeKeys(path string) bool {
-	last := path[strings.LastIndexByte(path, '.')+1:]
-	switch last {
+// freeKeys reports whether the keys of the object that the walker has come to are the author's own.
+func (w *jsonWalker) freeKeys() bool {
+	if len(w.path) == 0 {
+		return false
+	}
+	switch w.path[len(w.path)-1].key {
 	case "annotations", "Labels", "Volumes", "ExposedPorts":
 		return true
 	}
 	return false
+}
+
+// fold maps names that encoding/json takes for each other to the same string. That is more than letter case: the long s is an s to
+// it, and the Kelvin sign a k.
+func fold(s string) string {
+	return strings.Map(func(r rune) rune {
+		for {
+			next := unicode.SimpleFold(r)
+			if next <= r {
+				return next // the smallest of its orbit
+			}
+			r = next
+		}
+	}, s)
 }
 
 // noEOF says that the document ends early, where the decoder just says EOF.

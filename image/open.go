@@ -17,14 +17,17 @@ func Open(ctx context.Context, ref string, opts *Options) (*Image, error) {
 	return OpenReference(ctx, r, opts)
 }
 
-// OpenReference is Open for a reference that is parsed already.
+// OpenReference is Open for a reference that is parsed already, or put together by the caller. It is validated like a parsed one.
 func OpenReference(ctx context.Context, ref Reference, opts *Options) (*Image, error) {
+	if err := ref.validate(); err != nil {
+		return nil, &ReferenceError{Reference: clip(ref.String(), 300), Err: err}
+	}
 	img, err := open(ctx, ref, opts.withDefaults())
 	if re, ok := errors.AsType[*ReferenceError](err); ok {
 		return nil, re // names the reference already
 	}
 	if err != nil {
-		return nil, fmt.Errorf("image: %s: %w", clip(ref.String(), 500), err)
+		return nil, bound(clip(ref.String(), 500), err)
 	}
 	img.ref = ref
 	return img, nil
@@ -51,7 +54,7 @@ func open(ctx context.Context, ref Reference, o Options) (*Image, error) {
 	case TransportTar, TransportDir:
 		return nil, unsupported("a plain root file system is not an image in layers; package convert takes it as a source")
 	}
-	return nil, unsupported(fmt.Sprintf("unknown transport %q", string(ref.Transport)))
+	return nil, unsupported("unknown transport") // validate has refused it
 }
 
 func unsupported(why string) error { return fmt.Errorf("%w: %s", errors.ErrUnsupported, why) }

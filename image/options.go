@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -13,7 +14,7 @@ import (
 
 // Options says how an image is opened. A nil *Options and the zero value mean the same.
 type Options struct {
-	Platform *Platform       // default: linux on the architecture of this program
+	Platform *Platform       // default, of each half: linux, and the architecture of this program
 	Registry RegistryOptions // for references that lead to a registry
 	Limits   Limits
 	Logger   *slog.Logger // default: silent
@@ -81,9 +82,10 @@ func (o *Options) withDefaults() Options {
 		c = *o
 	}
 	if c.Platform == nil {
-		c.Platform = &Platform{OS: "linux", Architecture: runtime.GOARCH}
+		c.Platform = &Platform{}
 	}
 	p := *c.Platform
+	p.OS, p.Architecture = cmp.Or(p.OS, "linux"), cmp.Or(p.Architecture, runtime.GOARCH)
 	c.Platform = &p
 	if c.Limits.ManifestBytes <= 0 {
 		c.Limits.ManifestBytes = defaultManifestBytes

@@ -87,5 +87,5 @@ func platformString(p Platform) string {
 	if p.Variant != "" {
 		s += "/" + p.Variant
 	}
-	return clip(s, 60)
+	return printable(s, 60)
 }

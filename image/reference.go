@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -47,7 +48,8 @@ func (t Transport) remote() bool { return t == TransportDocker || t == Transport
 const defaultHost = "docker.io"
 
 const (
-	maxTagLength = 128
+	maxTagLength        = 128
+	maxRepositoryLength = 255
 	// maxReferenceLength is far above what any registry or PATH_MAX allows.
 	maxReferenceLength = 8 << 10
 )
@@ -87,14 +89,83 @@ func parseReference(s string) (Reference, error) {
 		return Reference{}, fmt.Errorf("contains a NUL byte")
 	}
 	prefix, rest, ok := strings.Cut(s, ":")
-	if !ok {
-		return Reference{}, fmt.Errorf("no transport; want one of %s", transportList())
-	}
 	t := Transport(prefix)
-	if slices.Contains(transports(), t) {
-		return parseWith(t, rest)
+	switch {
+	case ok && slices.Contains(transports(), t):
+		ref, err := parseWith(t, rest)
+		if err == nil {
+			err = ref.validate()
+		}
+		return ref, err
+	case ok && !strings.Contains(prefix, "/"):
+		return Reference{}, fmt.Errorf("unknown transport %q; want one of %s%s", clip(prefix, 60), transportList(), suggestion(s))
 	}
-	return Reference{}, fmt.Errorf("unknown transport %q; want one of %s", clip(prefix, 60), transportList())
+	return Reference{}, fmt.Errorf("no transport; want one of %s%s", transportList(), suggestion(s))
+}
+
+// suggestion guesses what a reference without a transport was meant to be.
+func suggestion(s string) string {
+	for ext, t := range map[string]Transport{
+		".sif": TransportSIF, ".sqfs": TransportSquashfs, ".sqsh": TransportSquashfs, ".squashfs": TransportSquashfs, ".tar": TransportTar,
+	} {
+		if strings.HasSuffix(s, ext) {
+			return "; perhaps " + clip(string(t)+":"+s, 200)
+		}
+	}
+	if _, err := parseRemote(TransportDocker, s); err == nil {
+		return "; perhaps " + clip("docker://"+s, 200)
+	}
+	return ""
+}
+
+// validate checks what ends up in paths and URLs: a Reference need not come from ParseReference.
+func (r Reference) validate() error {
+	if r.Digest != "" {
+		if err := validDigest(r.Digest); err != nil {
+			return err
+		}
+	}
+	if !slices.Contains(transports(), r.Transport) {
+		return fmt.Errorf("%w: unknown transport %q; want one of %s", errors.ErrUnsupported, clip(string(r.Transport), 60), transportList())
+	}
+	if r.Transport.remote() {
+		return r.validateRemote()
+	}
+	inLayout := r.Transport == TransportOCI || r.Transport == TransportOCIArchive
+	switch {
+	case r.Host != "" || r.Repository != "":
+		return fmt.Errorf("transport %s has a path, not a host and repository", r.Transport)
+	case r.Path == "":
+		return fmt.Errorf("no path after transport %s", r.Transport)
+	case len(r.Path)+len(r.Tag) > maxReferenceLength:
+		return fmt.Errorf("longer than %d bytes", maxReferenceLength)
+	case strings.ContainsRune(r.Path+r.Tag, 0):
+		return fmt.Errorf("contains a NUL byte")
+	case r.Tag != "" && !inLayout && r.Transport != TransportDockerArchive:
+		return fmt.Errorf("transport %s has no tags", r.Transport)
+	case inLayout && len(r.Tag) > 255:
+		return fmt.Errorf("tag is longer than 255 bytes")
+	case r.Digest != "" && !inLayout:
+		return fmt.Errorf("transport %s has no digests", r.Transport)
+	}
+	return nil
+}
+
+func (r Reference) validateRemote() error {
+	switch {
+	case r.Path != "":
+		return fmt.Errorf("transport %s has a host and repository, not a path", r.Transport)
+	case !hostPattern.MatchString(r.Host):
+		return fmt.Errorf("host %q is not a name or address with an optional port", clip(r.Host, 140))
+	case !repositoryPattern.MatchString(r.Repository) || len(r.Repository) > maxRepositoryLength:
+		return fmt.Errorf("repository %q is not 1 to %d of lower-case letters and digits, parts joined by / . _ __ or -",
+			clip(r.Repository, 300), maxRepositoryLength)
+	case r.Tag == "" && r.Digest == "":
+		return fmt.Errorf("names neither a tag nor a digest")
+	case r.Tag != "" && (!tagPattern.MatchString(r.Tag) || len(r.Tag) > maxTagLength):
+		return fmt.Errorf("tag %q is not 1 to %d of [A-Za-z0-9_.-], not starting with . or -", clip(r.Tag, 140), maxTagLength)
+	}
+	return nil
 }
 
 func transportList() string {
@@ -149,8 +220,8 @@ func parseRemote(t Transport, s string) (Reference, error) {
 	}
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.Contains(s[i:], "/") {
 		s, ref.Tag = s[:i], s[i+1:]
-		if !tagPattern.MatchString(ref.Tag) || len(ref.Tag) > maxTagLength {
-			return Reference{}, fmt.Errorf("tag %q is not 1 to %d of [A-Za-z0-9_.-], not starting with . or -", clip(ref.Tag, 140), maxTagLength)
+		if ref.Tag == "" {
+			return Reference{}, fmt.Errorf("empty tag after %q", clip(s, 300))
 		}
 	}
 	if ref.Tag == "" && ref.Digest == "" {
@@ -164,13 +235,7 @@ func parseRemote(t Transport, s string) (Reference, error) {
 	if ref.Host == name.DefaultRegistry {
 		ref.Host = defaultHost
 	}
-	if !hostPattern.MatchString(ref.Host) {
-		return Reference{}, fmt.Errorf("host %q is not a name or address with an optional port", ref.Host)
-	}
-	if !repositoryPattern.MatchString(ref.Repository) {
-		return Reference{}, fmt.Errorf("repository %q: parts are lower-case letters and digits, joined by . _ __ or -", ref.Repository)
-	}
-	return ref, nil
+	return ref, ref.validateRemote()
 }
 
 // digestSuffix finds a digest at the end of a path. It looks for algorithm names, not for any @: paths such as
@@ -192,8 +257,6 @@ func parseLayoutPath(t Transport, rest string) (Reference, error) {
 		return Reference{}, fmt.Errorf("empty tag after %q", p)
 	case tagged && ref.Digest != "":
 		return Reference{}, fmt.Errorf("has both a tag and a digest")
-	case len(tag) > 255:
-		return Reference{}, fmt.Errorf("tag is longer than 255 bytes")
 	}
 	ref.Tag = tag
 	return withPath(ref, p)
@@ -252,7 +315,7 @@ func (r Reference) FileName(ext string) string {
 	if base == "" || base == "_" {
 		base = "image"
 	}
-	return clip(base, 200) + ext
+	return base[:min(len(base), 200)] + ext // of ASCII alone by now
 }
 
 // unsafeName matches what a proposed file name should not have, however the image was tagged.
@@ -272,12 +335,4 @@ func validDigest(d digest.Digest) error {
 		return fmt.Errorf("digest %q: %w", clip(string(d), 150), err)
 	}
 	return nil
-}
-
-// clip keeps error texts readable when the offending string is long.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return s[:n] + "…"
 }
