@@ -1,12 +1,14 @@
 package cache
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -15,161 +17,179 @@ type Kind string
 
 // The kinds of entries.
 const (
-	KindBlob    Kind = "blob"    // a blob of a registry, under its digest
-	KindIndex   Kind = "index"   // the index of a layer
-	KindSegment Kind = "segment" // compressed units of a layer
+	// KindBlob is a blob of a registry. Its key is its digest, sha256-<hex> or sha512-<hex>, and its file is the bare blob.
+	KindBlob Kind = "blob"
+	// KindIndex is what a layer's names, attributes and digests are.
+	KindIndex Kind = "index"
+	// KindSegment is compressed contents of a layer's files.
+	KindSegment Kind = "segment"
+)
+
+const (
+	defaultMaxSize   = 50 << 30
+	defaultVerifyAge = 7 * 24 * time.Hour
+
+	writableByOthers fs.FileMode = 0o022
 )
 
 // Options says how a cache is opened. A nil *Options and the zero value mean the same.
 type Options struct {
-	// Site are directories of caches that are asked after the own one and never written to.
+	// Site are directories of caches that are asked after the own one and are never written to. One that does not exist
+	// is passed over.
 	Site []string
 	// Owners are users whose files are trusted, besides root and oneself.
 	Owners []uint32
-	// VerifyAge is how long a verification of data is good for; 0 is 7 days, negative is never.
+	// VerifyAge is how long data that has been verified is not verified again. 0 is 7 days, negative is no time at all.
 	VerifyAge time.Duration
-	// MaxSize is how many bytes Commit lets the cache grow to; 0 is 50 GiB, negative is any number.
+	// MaxSize is how many bytes the cache may hold: once an hour at most, Commit removes what was used least recently
+	// until it holds no more. 0 is 50 GiB, negative is no limit.
 	MaxSize int64
-	// Logger hears of damaged entries and of what had to be done without; nil is nobody.
+	// Logger hears of damaged entries and of what had to be done without. Nil is nobody.
 	Logger *slog.Logger
 }
 
-// Cache is a store of entries. It is safe for concurrent use.
-type Cache struct{ dir string }
+func (o *Options) withDefaults() Options {
+	var opts Options
+	if o != nil {
+		opts = *o
+	}
+	opts.Site = slices.Clone(opts.Site)
+	opts.Owners = slices.Clone(opts.Owners)
+	if opts.VerifyAge == 0 {
+		opts.VerifyAge = defaultVerifyAge
+	}
+	if opts.MaxSize == 0 {
+		opts.MaxSize = defaultMaxSize
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return opts
+}
 
-// Open opens the cache in dir, which is made if need be.
-func Open(dir string, opts *Options) (*Cache, error) { return nil, errors.ErrUnsupported }
+// Cache is a store of entries. It is safe for concurrent use and holds nothing open.
+type Cache struct {
+	dir  string
+	site []string
+	opts Options
+	uid  int
+
+	dirMode, fileMode fs.FileMode // what the mode of dir says of what is below it
+
+	host  host
+	local bool // a power cut for the file system is one for us
+	steps steps
+	times leaseTimes
+
+	mu          sync.Mutex
+	nextEvicted time.Time // when Commit looks at the stamp again
+}
+
+// Open opens the cache in dir, which it makes, of mode 0700, if it is not there.
+//
+// The contents of a cache become part of images. So a directory that belongs to an untrusted user, or that others may write to, is
+// an *UntrustedError: somebody could plant an entry. Of each file the same is asked when it is opened, and one that fails
+// is a miss.
+//
+// The mode of dir decides who may read what is stored: nobody else if it is 0700, whoever it lets in if it is 0750 or 0755.
+// That is how a trusted account fills a directory that others name in Options.Site.
+func Open(dir string, opts *Options) (*Cache, error) {
+	if dir == "" {
+		return nil, fmt.Errorf("cache: no directory: %w", fs.ErrInvalid)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	c := &Cache{dir: dir, opts: opts.withDefaults(), uid: os.Geteuid(), host: thisHost(), times: defaultLeaseTimes()}
+	if err := c.makeDir(); err != nil {
+		return nil, err
+	}
+	for _, site := range c.opts.Site {
+		if err := c.checkTier(site); err != nil {
+			if errors.Is(err, ErrUntrusted) {
+				return nil, err
+			}
+			c.opts.Logger.Debug("cache: site tier passed over", "path", site, "error", err)
+			continue
+		}
+		c.site = append(c.site, site)
+	}
+	c.local = c.host.boot != "" && localFS(dir)
+	return c, nil
+}
 
 // Dir returns the directory of the cache.
 func (c *Cache) Dir() string { return c.dir }
 
-// Get opens an entry. A miss of any sort is fs.ErrNotExist.
-func (c *Cache) Get(ctx context.Context, kind Kind, key string) (*Entry, error) {
-	return nil, fs.ErrNotExist
+func (c *Cache) makeDir() error {
+	if _, err := os.Stat(c.dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(c.dir, 0o700); err != nil {
+			return fmt.Errorf("cache: %w", err)
+		}
+		// Backup programs know this tag: nothing in here is worth their while.
+		tag := "Signature: 8a477f597d28d172789f06886806bc55\n# Directory of hpcimg. All that is in it can be made again.\n"
+		_ = os.WriteFile(filepath.Join(c.dir, "CACHEDIR.TAG"), []byte(tag), 0o644)
+	}
+	if err := c.checkTier(c.dir); err != nil {
+		return err
+	}
+	info, err := os.Stat(c.dir)
+	if err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	c.dirMode = 0o700 | info.Mode().Perm()&0o055
+	c.fileMode = 0o400 | info.Mode().Perm()&0o044
+	return nil
 }
 
-// Keys lists the keys of all tiers that begin with prefix, which has at least 8 characters, in order.
-func (c *Cache) Keys(ctx context.Context, kind Kind, prefix string) ([]string, error) {
-	return nil, nil
+// checkTier refuses a directory in which somebody who is not trusted could put a file of ours under another name, or a file of
+// another user.
+func (c *Cache) checkTier(dir string) error {
+	for _, path := range []string{dir, filepath.Join(dir, layout)} {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && path != dir {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cache: %w", err)
+		}
+		if !info.IsDir() {
+			return fmt.Errorf("cache: %s is not a directory: %w", path, fs.ErrInvalid)
+		}
+		uid, known := owner(info)
+		if known && (!c.trusts(uid) || info.Mode().Perm()&writableByOthers != 0) {
+			return &UntrustedError{Path: path, Owner: uid, Mode: info.Mode()}
+		}
+	}
+	return nil
 }
 
-// Create begins a new entry.
-func (c *Cache) Create(kind Kind, key string) (*Writer, error) { return nil, errors.ErrUnsupported }
-
-// Remove deletes an entry of the own tier.
-func (c *Cache) Remove(kind Kind, key string) error { return errors.ErrUnsupported }
-
-// Once lets one caller of many do some work. It returns nil, nil as soon as ready is true, or a release function when this caller is to do the work.
-func (c *Cache) Once(ctx context.Context, name string, ready func() bool) (release func(), err error) {
-	return func() {}, nil
+func (c *Cache) trusts(uid uint32) bool {
+	return uid == 0 || int(uid) == c.uid || slices.Contains(c.opts.Owners, uid)
 }
 
-// List lists the entries of all tiers.
-func (c *Cache) List(ctx context.Context) ([]Info, error) { return nil, nil }
+// tiers are the directories to ask, one's own first.
+func (c *Cache) tiers() []string { return append([]string{c.dir}, c.site...) }
 
-// Clean removes what was used least recently.
-func (c *Cache) Clean(ctx context.Context, opts *CleanOptions) (*CleanResult, error) {
-	return &CleanResult{}, nil
+// mkdir makes a directory below dir, and those above it, of the mode that dir asks for whatever the umask says.
+func (c *Cache) mkdir(path string) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil
+	}
+	if parent := filepath.Dir(path); len(parent) > len(c.dir) {
+		if err := c.mkdir(parent); err != nil {
+			return err
+		}
+	}
+	return c.steps.do("mkdir", path, func() error {
+		err := os.Mkdir(path, c.dirMode)
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		if err == nil && c.dirMode != 0o700 {
+			err = os.Chmod(path, c.dirMode)
+		}
+		return err
+	})
 }
-
-// Verify reads all entries, whatever has been verified before.
-func (c *Cache) Verify(ctx context.Context, progress func(done, total int64)) (*VerifyResult, error) {
-	return &VerifyResult{}, nil
-}
-
-// Entry is an open entry.
-type Entry struct{ meta []byte }
-
-// Size returns the size of the data.
-func (e *Entry) Size() int64 { return 0 }
-
-// ReadAt reads data.
-func (e *Entry) ReadAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
-
-// Meta returns the metadata, which must not be changed.
-func (e *Entry) Meta() []byte { return e.meta }
-
-// File returns the open file; the data stands at its offset 0.
-func (e *Entry) File() *os.File { return nil }
-
-// Verify checks all of the data.
-func (e *Entry) Verify(ctx context.Context) error { return errors.ErrUnsupported }
-
-// VerifyRange checks the chunks that hold n bytes of data from off.
-func (e *Entry) VerifyRange(ctx context.Context, off, n int64) error { return errors.ErrUnsupported }
-
-// Close closes the entry.
-func (e *Entry) Close() error { return nil }
-
-// Writer is an entry in the making.
-type Writer struct{ f *os.File }
-
-// Write appends data.
-func (w *Writer) Write(p []byte) (int, error) { return 0, errors.ErrUnsupported }
-
-// WriteAt writes data.
-func (w *Writer) WriteAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
-
-// ReadAt reads data that was written.
-func (w *Writer) ReadAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
-
-// File returns the file that data is written to, from its offset 0.
-func (w *Writer) File() *os.File { return w.f }
-
-// Commit publishes the entry and returns it open.
-func (w *Writer) Commit(ctx context.Context, size int64, meta []byte) (*Entry, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Abort removes what was written. After Commit or another Abort it does nothing.
-func (w *Writer) Abort() error { return nil }
-
-// Info is what List says of an entry.
-type Info struct {
-	Kind Kind
-	Key  string
-	Size int64     // of its file
-	Used time.Time // last
-	Tier string    // the directory of the cache that it is in
-	Site bool      // the tier is not the own one
-}
-
-// CleanOptions says what Clean removes. A nil *CleanOptions and the zero value mean the same.
-type CleanOptions struct {
-	MaxSize int64         // bytes to keep at most; 0 is the cache's own limit, negative is any number
-	MaxAge  time.Duration // time since the last use; 0 is any
-	All     bool          // everything, even what is in use
-	DryRun  bool          // remove nothing
-}
-
-// CleanResult is what Clean removed, or would have.
-type CleanResult struct {
-	Removed   []Info
-	Freed     int64 // bytes, of entries
-	Kept      int
-	KeptSize  int64
-	Leftovers int // temporary files and leases of dead processes
-}
-
-// VerifyResult is what Verify found.
-type VerifyResult struct {
-	Entries int
-	Size    int64
-	Corrupt []*CorruptError
-}
-
-// CorruptError is an entry whose contents are not what they should be.
-type CorruptError struct {
-	Kind   Kind
-	Key    string
-	Tier   string
-	Offset int64
-	Err    error
-}
-
-func (e *CorruptError) Error() string {
-	return fmt.Sprintf("cache: %s %s at %d: %v", e.Kind, e.Key, e.Offset, e.Err)
-}
-
-// Unwrap returns the cause.
-func (e *CorruptError) Unwrap() error { return e.Err }

@@ -29,7 +29,8 @@ var arrows = map[string]rule{
 		"image internal/distribution", "opencontainers/go-digest opencontainers/image-spec golang.org/x/sync google/go-containerregistry",
 		"what a program does with a registry beyond reading one image",
 	},
-	"image/cache": {"internal/atomicfile", "opencontainers/go-digest golang.org/x/sys", "a store by digest knows neither registries nor file systems"},
+	"image/cache":               {"image/cache/internal/disk", "golang.org/x/sys", "a store by key knows neither registries nor file systems"},
+	"image/cache/internal/disk": {"", "", "the byte layout; values in, bytes out"},
 	"image/ggcr": {
 		"image", "opencontainers/go-digest opencontainers/image-spec google/go-containerregistry",
 		"the adapter is the one place where go-containerregistry's types show",
