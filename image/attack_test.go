@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -235,4 +239,51 @@ func TestMissingTransportHint(t *testing.T) {
 			t.Errorf("%s: %v does not say %s", ref, err, hint)
 		}
 	}
+}
+
+// TestLayoutSwappedForPipe: somebody who can write to a layout replaces a file by a pipe between the look at it and its opening.
+// Opening a pipe waits for a writer, which no context would end.
+func TestLayoutSwappedForPipe(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := image.WriteLayout(t.Context(), dir, sample(t), "v1"); err != nil {
+		t.Fatal(err)
+	}
+	name, next := filepath.Join(dir, "index.json"), filepath.Join(dir, "next")
+	file, pipe := filepath.Join(dir, "file"), filepath.Join(dir, "pipe")
+	if err := errors.Join(os.Rename(name, file), syscall.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	stop, opened := make(chan struct{}), make(chan struct{})
+	var swapper sync.WaitGroup
+	swapper.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for _, other := range []string{pipe, file} {
+				_ = os.Link(other, next)
+				_ = os.Rename(next, name)
+			}
+		}
+	})
+	go func() {
+		defer close(opened)
+		for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
+			_, _ = image.Open(context.Background(), "oci:"+dir+":v1", amd64())
+		}
+	}()
+	select {
+	case <-opened:
+	case <-time.After(10 * time.Second):
+		t.Error("opening a layout hangs in a pipe")
+		// Whoever hangs is set free by a writer.
+		if w, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			_ = w.Close()
+		}
+		<-opened
+	}
+	close(stop)
+	swapper.Wait()
 }

@@ -26,19 +26,35 @@ func (d dirFiles) open(name string) (io.ReadCloser, int64, error) {
 		return nil, 0, err
 	}
 	defer root.Close()
-	// Opening a pipe would wait for a writer.
+	// Devices are not even opened, which may do something to them. Pipes are opened without waiting for a writer, because the
+	// file may have become one since; what was opened is looked at again.
 	info, err := root.Stat(name)
+	if err == nil {
+		err = regular(name, info)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, documentError("layout", name, "is %s, not a regular file", kindOf(info.Mode()))
-	}
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
+		return nil, 0, err
+	}
+	info, err = f.Stat()
+	if err == nil {
+		err = regular(name, info)
+	}
+	if err != nil {
+		_ = f.Close()
 		return nil, 0, err
 	}
 	return f, info.Size(), nil
+}
+
+func regular(name string, info fs.FileInfo) error {
+	if info.Mode().IsRegular() {
+		return nil
+	}
+	return documentError("layout", name, "is %s, not a regular file", kindOf(info.Mode()))
 }
 
 func kindOf(m fs.FileMode) string {
