@@ -3,10 +3,15 @@ package convert
 import (
 	"bytes"
 	"context"
+	"errors"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"hpcimg/convert/internal/index"
 	"hpcimg/convert/internal/layer"
 	"hpcimg/convert/internal/merge"
+	"hpcimg/internal/meter"
 	"hpcimg/squashfs"
 )
 
@@ -33,28 +38,90 @@ type assembly struct {
 	packs   []squashfs.PackID // of the layers
 	root    squashfs.PackID
 	files   map[*merge.Inode]*squashfs.Content // of those from AddRoot
+	bundle  []byte                             // for the next version of the image
 }
 
 func (a *assembly) placeSegments(ctx context.Context) error {
 	var total int64
 	for _, l := range a.layers {
-		total += l.pack.Size
+		total += l.segment.Pack.Size
 	}
 	task := a.meter.Begin(string(StageWrite), "", total)
 	defer task.End()
+	g, groupCtx := errgroup.WithContext(ctx)
+	g.SetLimit(min(maxReaders, max(a.pool.Workers(), 1)))
+	offsets := make([]int64, len(a.layers))
+	for i, l := range a.layers {
+		offsets[i] = a.end
+		g.Go(func() error { return a.place(groupCtx, l.segment, offsets[i], task) })
+		if err := a.addPack(l.segment.Pack); err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		l.result.Segment = l.segment.Pack.Size
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := a.makeBundle(ctx, offsets); err != nil {
+		return err
+	}
 	for _, l := range a.layers {
-		if l.at < 0 {
-			task.Add(l.pack.Size)
-		} else if err := a.spool.copyTo(ctx, a.out.File, a.base+a.end, l.at, l.pack.Size, task.Add); err != nil {
-			return err
-		}
-		if err := a.addPack(l.pack); err != nil {
-			return err
-		}
-		l.result.Segment = l.pack.Size
+		a.publishSegment(l)
 		a.result.Layers = append(a.result.Layers, l.result)
 	}
 	return nil
+}
+
+// place copies a segment to its place in the squashfs.
+func (a *assembly) place(ctx context.Context, s *segment, offset int64, task *meter.Task) error {
+	if s.inPlace {
+		task.Add(s.Pack.Size)
+		return nil
+	}
+	err := copyRange(ctx, a.out.File, a.base+offset, s.file, s.at, s.Pack.Size, task.Add)
+	if err != nil && ctx.Err() == nil && (s.entry != nil || s.writer != nil) {
+		return &cacheError{err}
+	}
+	return err
+}
+
+// makeBundle collects what the next version of the image can be made from.
+func (a *assembly) makeBundle(ctx context.Context, offsets []int64) error {
+	if a.sif == nil || a.opts.SIF.NoReuse {
+		return nil
+	}
+	b := &index.Bundle{Params: a.recall.params()}
+	for i, l := range a.layers {
+		if l.diffID == "" {
+			continue
+		}
+		s := l.segment
+		if len(s.Sums) == 0 {
+			placed := &segment{Segment: s.Segment, file: a.out.File, at: a.base + offsets[i]}
+			var err error
+			if s.Sums, err = placed.checksums(ctx); err != nil {
+				return err
+			}
+		}
+		known, err := l.encode(l.known)
+		if err != nil {
+			return err
+		}
+		files, err := s.Encode()
+		if err != nil {
+			return err
+		}
+		b.Layers = append(b.Layers, index.BundleLayer{
+			LayerKey: index.LayerKey(l.diffID), SegmentKey: index.SegmentKey(a.packKey(l), l.visible),
+			Offset: offsets[i], Layer: known, Segment: files,
+		})
+	}
+	if len(b.Layers) == 0 {
+		return nil
+	}
+	var err error
+	a.bundle, err = b.Encode()
+	return err
 }
 
 func (a *assembly) addPack(p *squashfs.Pack) error {
@@ -104,7 +171,7 @@ func (a *assembly) addEntries(ctx context.Context) error {
 		case i.Kind == layer.Symlink:
 			e.Target = i.Link
 		case i.Kind == layer.File && i.Index >= 0:
-			e.Content, e.Pack = a.layers[i.Layer].contents[i.Index], a.packs[i.Layer]
+			e.Content, e.Pack = a.layers[i.Layer].segment.Contents[i.Index], a.packs[i.Layer]
 		case i.Kind == layer.File:
 			e.Content, e.Pack = a.files[i], a.root
 		}
@@ -116,7 +183,7 @@ func (a *assembly) addEntries(ctx context.Context) error {
 	// The builder has all that it needs, and is about to need more memory: of a million files, this is half.
 	a.tree, a.files = nil, nil
 	for _, l := range a.layers {
-		l.entries, l.contents, l.elves = nil, nil, nil
+		l.known, l.visible, l.segment.Segment = nil, nil, nil
 	}
 	return err
 }
@@ -130,7 +197,7 @@ func (a *assembly) writeTables(ctx context.Context) error {
 	a.result.TableBytes = size - a.end
 	a.result.Size = a.base + size
 	if a.sif != nil {
-		if a.result.Size, err = a.sif.end(size); err != nil {
+		if a.result.Size, err = a.sif.end(size, a.bundle); err != nil {
 			return err
 		}
 	}

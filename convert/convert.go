@@ -2,21 +2,29 @@ package convert
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
 	"time"
 
+	"hpcimg/convert/internal/index"
 	"hpcimg/convert/internal/layer"
 	"hpcimg/convert/internal/merge"
+	"hpcimg/image/cache"
 	"hpcimg/internal/atomicfile"
 	"hpcimg/internal/meter"
 	"hpcimg/squashfs"
 )
 
 // dataStart is where the first segment stands in a squashfs: behind the superblock, aligned as all segments are.
-const dataStart = 4096
+const (
+	dataStart = dataAlign
+	dataAlign = 4096
+)
 
 // Convert makes the image dst from src. dst appears when it is complete, in one step, with mode 0755 for a SIF and 0644 for a
 // squashfs; if anything goes wrong nothing is left and what was there before is untouched. Errors are of type *Error.
@@ -35,10 +43,29 @@ func Convert(ctx context.Context, src *Source, dst string, opts *Options) (*Resu
 		return nil, failure(StageOpen, SideDestination, err)
 	}
 	defer out.Abort()
+	result, err := convertTo(ctx, src, out, o)
+	if trouble, ok := errors.AsType[*cacheError](err); ok && o.Cache != nil && src.again() && ctx.Err() == nil {
+		o.Logger.Warn("going on without the cache", "err", trouble.err)
+		o.Cache = nil
+		if err := out.Truncate(0); err != nil {
+			return nil, failure(StageOpen, SideDestination, err)
+		}
+		result, err = convertTo(ctx, src, out, o)
+	}
+	if err != nil {
+		return nil, failure("", "", err)
+	}
+	result.Path = dst
+	result.Elapsed = time.Since(begin)
+	return result, nil
+}
+
+// convertTo writes the image to out and publishes it.
+func convertTo(ctx context.Context, src *Source, out *atomicfile.File, o Options) (*Result, error) {
 	j := newJob(src, out, o)
 	defer j.close()
 	if err := j.run(ctx); err != nil {
-		return nil, failure("", "", err)
+		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, failure(StagePublish, "", err)
@@ -47,24 +74,27 @@ func Convert(ctx context.Context, src *Source, dst string, opts *Options) (*Resu
 	if err := out.Commit(); err != nil {
 		return nil, failure(StagePublish, SideDestination, err)
 	}
+	if err := j.publisher.wait(); err != nil {
+		o.Logger.Warn("not all is in the cache", "err", err)
+	}
 	task.End()
-	j.result.Path = dst
 	j.result.Warnings = j.warnings.list()
-	j.result.Elapsed = time.Since(begin)
 	return &j.result, nil
 }
 
 // job is one conversion.
 type job struct {
-	opts     Options
-	src      *Source
-	out      *atomicfile.File
-	pool     *squashfs.Pool
-	meter    *meter.Meter
-	spool    *spool
-	warnings warnings
-	budget   layer.Budget
-	modTime  uint32 // for what has no time of its own
+	opts      Options
+	src       *Source
+	out       *atomicfile.File
+	pool      *squashfs.Pool
+	meter     *meter.Meter
+	recall    *recall
+	publisher publisher
+	release   func() // of the lease, if we have it
+	warnings  warnings
+	budget    layer.Budget
+	modTime   uint32 // for what has no time of its own
 
 	sif    *sifOutput // nil for a plain squashfs
 	ready  bool       // base is known
@@ -74,19 +104,6 @@ type job struct {
 	result Result
 }
 
-// layerState is a layer that has been read.
-type layerState struct {
-	layerSource
-	number   int32
-	name     string
-	entries  *layer.List
-	contents []*squashfs.Content // of the entries that are packed
-	elves    map[int32]string    // architectures of programs
-	pack     *squashfs.Pack
-	at       int64 // of the segment in the spool; -1 if it stands in its place in the output
-	result   LayerResult
-}
-
 func newJob(src *Source, out *atomicfile.File, o Options) *job {
 	modTime := o.Time
 	if modTime.IsZero() {
@@ -94,15 +111,15 @@ func newJob(src *Source, out *atomicfile.File, o Options) *job {
 	}
 	j := &job{
 		opts: o, src: src, out: out,
+		recall:  newRecall(&o),
 		pool:    squashfs.NewPool(o.Workers),
 		meter:   meter.Start(progress(o.Progress)),
-		spool:   &spool{dir: o.TempDir},
-		budget:  layer.Budget{Entries: o.Limits.Entries, Bytes: o.Limits.Bytes},
 		modTime: uint32(min(max(modTime.Unix(), 0), math.MaxUint32)),
 	}
+	j.budget.Entries, j.budget.Bytes = o.Limits.Entries, o.Limits.Bytes
 	for i, l := range src.layers {
 		s := &layerState{layerSource: l, number: int32(i), result: l.describe()}
-		s.name = s.result.Digest.String()
+		s.name, s.diffID = s.result.Digest.String(), s.result.DiffID.String()
 		j.layers = append(j.layers, s)
 	}
 	j.tree = merge.NewTree(j.modTime)
@@ -111,7 +128,14 @@ func newJob(src *Source, out *atomicfile.File, o Options) *job {
 }
 
 func (j *job) close() {
-	j.spool.close()
+	_ = j.publisher.wait()
+	for _, l := range j.layers {
+		l.segment.discard()
+	}
+	if j.release != nil {
+		j.release()
+	}
+	j.recall.close()
 	j.pool.Close()
 	j.meter.Stop()
 }
@@ -126,11 +150,10 @@ func (j *job) run(ctx context.Context) error {
 			return failure(StageOpen, "", err)
 		}
 	}
-	if err := j.readLayers(ctx); err != nil {
-		return err
-	}
-	if err := j.merge(ctx); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{j.await, j.recallLayers, j.readLayers, j.merge} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
 	if err := j.checkArch(); err != nil {
 		return failure(StageMerge, SideSource, err)
@@ -140,31 +163,43 @@ func (j *job) run(ctx context.Context) error {
 			return failure(StageMerge, SideSource, err)
 		}
 	}
-	if err := j.reconcile(ctx); err != nil {
+	if err := j.settle(ctx); err != nil {
 		return err
 	}
 	return j.assemble(ctx)
 }
 
-// readLayers reads all layers, from the top, so that what a layer hides is known when those below it are read.
-func (j *job) readLayers(ctx context.Context) error {
-	var cover merge.Cover
-	again := j.src.again()
-	if again && j.sif != nil {
-		cover.Add(j.sif.cover())
+// await lets one of several processes that want to read the same layers do it. The others find them in the cache.
+func (j *job) await(ctx context.Context) error {
+	c := j.recall.cache
+	if c == nil {
+		return nil
 	}
-	for i := len(j.layers) - 1; i >= 0; i-- {
-		l := j.layers[i]
-		wanted := func(_ int32, path string) bool { return !cover.Hides(path) }
-		if err := j.readLayer(ctx, l, wanted); err != nil {
-			return err
+	h := sha256.New()
+	for _, l := range j.layers {
+		if l.diffID == "" {
+			return nil
 		}
-		if again {
-			// What has been read once cannot be had again: keep all of it.
-			cover.Add(l.entries)
-		}
-		j.opts.Logger.Debug("layer read", "digest", l.name, "entries", l.entries.Len(), "segment", l.pack.Size)
+		fmt.Fprintln(h, j.packKey(l))
 	}
+	ready := func() bool {
+		for _, l := range j.layers {
+			indexes, _ := c.Keys(ctx, cache.KindIndex, index.LayerKey(l.diffID))
+			segments, _ := c.Keys(ctx, cache.KindSegment, j.packKey(l))
+			if len(indexes) == 0 || len(segments) == 0 {
+				return false
+			}
+		}
+		return true
+	}
+	release, err := c.Once(ctx, "convert-"+hex.EncodeToString(h.Sum(nil)), ready)
+	if ctx.Err() != nil {
+		return failure(StageOpen, "", ctx.Err())
+	}
+	if err != nil {
+		j.opts.Logger.Warn("no lease", "err", err)
+	}
+	j.release = release
 	return nil
 }
 
@@ -173,7 +208,10 @@ func (j *job) merge(ctx context.Context) error {
 	task := j.meter.Begin(string(StageMerge), "", int64(len(j.layers)))
 	defer task.End()
 	for _, l := range j.layers {
-		if err := j.tree.Apply(ctx, l.number, l.entries); err != nil {
+		for _, n := range l.known.Notes {
+			j.warnings.add(n.Code, n.Path, n.Detail, n.Count)
+		}
+		if err := j.tree.Apply(ctx, l.number, l.known.Entries); err != nil {
 			return layerFailure(StageMerge, SideSource, l.name, err)
 		}
 		task.Add(1)

@@ -11,27 +11,6 @@ import (
 
 const elfHeaderSize = 20 // as much of it as tells the architecture
 
-// elfReader looks at the start of a program that passes through it.
-type elfReader struct {
-	r     io.Reader
-	head  []byte
-	found func(arch string)
-}
-
-func (e *elfReader) Read(p []byte) (int, error) {
-	n, err := e.r.Read(p)
-	if e.found != nil && n > 0 {
-		e.head = append(e.head, p[:min(n, elfHeaderSize-len(e.head))]...)
-		if len(e.head) == elfHeaderSize {
-			if arch := elfArch(e.head); arch != "" {
-				e.found(arch)
-			}
-			e.found = nil
-		}
-	}
-	return n, err
-}
-
 // elfArch returns the Go name of the architecture for which a program is, or "".
 func elfArch(head []byte) string {
 	if string(head[:4]) != elf.ELFMAG {
@@ -79,7 +58,7 @@ func (j *job) programArch() string {
 		if i == nil || i.Kind != layer.File || i.Index < 0 {
 			return ""
 		}
-		return j.layers[i.Layer].elves[i.Index]
+		return j.layers[i.Layer].known.Elves[i.Index]
 	}
 	if arch := of(j.tree.Lookup("bin/sh")); arch != "" {
 		return arch

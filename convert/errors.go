@@ -65,6 +65,13 @@ func (e *Error) Error() string {
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
+// cacheError is trouble with a file of the cache. The conversion can do without.
+type cacheError struct{ err error }
+
+func (e *cacheError) Error() string { return "cache: " + e.err.Error() }
+
+func (e *cacheError) Unwrap() error { return e.err }
+
 // failure makes err an *Error, unless it is one.
 func failure(stage Stage, side Side, err error) error {
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"hpcimg/image/cache"
 	"hpcimg/squashfs"
 )
 
@@ -49,9 +50,18 @@ type Options struct {
 	// Time is put where the result has times that do not come from the layers: a build that is to be reproduced passes
 	// SOURCE_DATE_EPOCH. Default: the time of creation in the image's config, and none in the SIF's own headers.
 	Time time.Time
-	// TempDir is where compressed layers wait for their turn. Default: the destination's directory. At most the size of
-	// the result is needed.
+	// TempDir is where compressed layers wait for their turn, without a Cache. Default: the destination's directory. At most
+	// the size of the result is needed.
 	TempDir string
+
+	// Cache is where layers that have been read before are looked for, and what is read now is kept. A layer that is there
+	// is not even fetched. The result is the same bytes with any cache, and without one. Default: none.
+	Cache *cache.Cache
+	// Reuse are SIF files from earlier conversions, which serve like a cache: of the layers that they have in common with
+	// the source nothing is read, and blocks that are the same in other layers are not compressed again. A file that others
+	// may have written to, or that has no index, is left aside. The result is the same bytes, provided that the files are
+	// what a conversion has made: a file is trusted as much as a cache.
+	Reuse []string
 
 	Limits Limits
 	SIF    SIFOptions
@@ -83,6 +93,9 @@ type SIFOptions struct {
 	// Arch is the Go name of the architecture. Default: that of the image's platform or, for sources without one, that
 	// of the programs in it.
 	Arch string
+	// NoReuse leaves the index of the layers out, with which an image can be named in Options.Reuse. It takes about 1 % of
+	// the file.
+	NoReuse bool
 	// StrictArch makes it an error, ErrArch, if the programs are for another architecture. Default: a warning.
 	StrictArch bool
 }

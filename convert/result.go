@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"hpcimg/convert/internal/index"
 	"hpcimg/convert/internal/layer"
 	"hpcimg/internal/meter"
 )
@@ -20,7 +22,7 @@ const (
 	StageOpen    Stage = "open"    // check the options, create the destination
 	StageLayer   Stage = "layer"   // read a layer and compress what is in it; Event.Done counts bytes as stored
 	StageMerge   Stage = "merge"   // lay the layers over one another; counts layers
-	StageRepack  Stage = "repack"  // compress a layer again, see Result.Layers
+	StageRepack  Stage = "repack"  // make the segment of a layer from another, see Result.Layers
 	StageWrite   Stage = "write"   // put the layers in their places, write the tables; counts bytes
 	StagePublish Stage = "publish" // give the file its name
 )
@@ -66,8 +68,15 @@ type LayerResult struct {
 	Files   int           `json:"files"`   // regular files with contents in the result
 	Hidden  int           `json:"hidden"`  // regular files that are not in the result
 	Segment int64         `json:"segment"` // bytes in the result
-	// Repacked is true if the layer had to be compressed twice, because symbolic links, hard links or entries that come
-	// twice made other files visible than could be foreseen.
+	// Index and SegmentFrom say where the list of entries and the compressed files come from. If neither is OriginSource the
+	// layer was not even fetched.
+	Index       Origin `json:"indexFrom"`
+	SegmentFrom Origin `json:"segmentFrom"`
+	// Reused counts bytes of files that had not to be compressed, because an image of Options.Reuse has the same blocks.
+	Reused int64 `json:"reused,omitempty"`
+	// Repacked is true if the segment had to be made from another one, or the layer to be read twice: because layers above hide
+	// more or less of it than they did before, or because symbolic links, hard links or entries that come twice made
+	// other files visible than could be foreseen.
 	Repacked bool          `json:"repacked,omitempty"`
 	Elapsed  time.Duration `json:"elapsedNs"`
 }
@@ -115,13 +124,18 @@ func (w Warning) String() string {
 // maxWarnings bounds how many kinds of warnings a hostile image can make us remember.
 const maxWarnings = 100
 
-// warnings collects notes. It is used by one goroutine at a time.
+// warnings collects notes. It is safe for concurrent use.
 type warnings struct {
+	mu    sync.Mutex
 	byKey map[[2]string]*Warning
 }
 
 // Note implements layer.Notes.
-func (w *warnings) Note(code layer.Code, path, detail string) {
+func (w *warnings) Note(code layer.Code, path, detail string) { w.add(code, path, detail, 1) }
+
+func (w *warnings) add(code layer.Code, path, detail string, count int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.byKey == nil {
 		w.byKey = make(map[[2]string]*Warning)
 	}
@@ -130,13 +144,23 @@ func (w *warnings) Note(code layer.Code, path, detail string) {
 		key[1] = "…"
 	}
 	if known := w.byKey[key]; known != nil {
-		known.Count++
+		known.Count += count
 		return
 	}
-	w.byKey[key] = &Warning{Code: WarningCode(code), Detail: key[1], Count: 1, Example: path}
+	w.byKey[key] = &Warning{Code: WarningCode(code), Detail: key[1], Count: count, Example: path}
+}
+
+// notes returns what was collected, to be stored.
+func (w *warnings) notes() (all []index.Note) {
+	for _, one := range w.list() {
+		all = append(all, index.Note{Code: layer.Code(one.Code), Path: one.Example, Detail: one.Detail, Count: one.Count})
+	}
+	return all
 }
 
 func (w *warnings) list() []Warning {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var all []Warning
 	for _, one := range w.byKey {
 		all = append(all, *one)

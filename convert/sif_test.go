@@ -74,8 +74,10 @@ func TestSIF(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Offset%4096 != 0 || p.Size%4096 != 0 || p.Offset+p.Size != result.Size {
-		t.Errorf("partition of %d bytes at %d in a file of %d", p.Size, p.Offset, result.Size)
+	objects := f.Objects()
+	last := objects[len(objects)-1]
+	if p.Offset%4096 != 0 || p.Size%4096 != 0 || last.Name != convert.ReuseObject || last.Offset != p.Offset+p.Size || last.Offset+last.Size != result.Size {
+		t.Errorf("partition of %d bytes at %d, %s of %d at %d in a file of %d", p.Size, p.Offset, last.Name, last.Size, last.Offset, result.Size)
 	}
 	metadata, err := f.Metadata()
 	if err != nil {

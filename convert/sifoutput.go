@@ -85,10 +85,15 @@ func (s *sifOutput) begin(w io.WriterAt) (int64, error) {
 	return s.writer.BeginPartition()
 }
 
-// end completes the file, with a partition of size bytes.
-func (s *sifOutput) end(size int64) (int64, error) {
+// end completes the file, with a partition of size bytes and the index of the layers, if there is one.
+func (s *sifOutput) end(size int64, bundle []byte) (int64, error) {
 	if err := s.writer.EndPartition(size); err != nil {
 		return 0, err
+	}
+	if bundle != nil {
+		if err := s.writer.AddGeneric(ReuseObject, bundle); err != nil {
+			return 0, err
+		}
 	}
 	return s.writer.Close()
 }

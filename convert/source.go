@@ -26,11 +26,18 @@ type Source struct {
 
 // layerSource is a layer to be read.
 type layerSource interface {
-	// open starts reading. The entries come from one goroutine, and so do the notes.
-	open(ctx context.Context, j *job, task *meter.Task) (entryReader, error)
+	// open starts reading.
+	open(ctx context.Context, j *job, o *opening) (entryReader, error)
 	describe() LayerResult
 	// again reports whether open may be called more than once.
 	again() bool
+}
+
+// opening is what a reader of a layer needs.
+type opening struct {
+	task   *meter.Task
+	budget *layer.Budget
+	notes  *warnings // what belongs to the layer, however it is stored
 }
 
 // entryReader reads the entries of a layer and the contents of the current one. Next returns io.EOF at the end, once all that can
@@ -102,7 +109,7 @@ func (l imageLayer) describe() LayerResult {
 	return LayerResult{Digest: l.Descriptor.Digest, DiffID: l.DiffID, Size: l.Descriptor.Size}
 }
 
-func (l imageLayer) open(ctx context.Context, j *job, task *meter.Task) (entryReader, error) {
+func (l imageLayer) open(ctx context.Context, j *job, o *opening) (entryReader, error) {
 	want := l.Compression()
 	if want == image.CompressionUnknown {
 		return nil, fmt.Errorf("%w: media type %q is not that of a layer", errors.ErrUnsupported, l.Descriptor.MediaType)
@@ -111,14 +118,14 @@ func (l imageLayer) open(ctx context.Context, j *job, task *meter.Task) (entryRe
 	if err != nil {
 		return nil, err
 	}
-	stream, err := layer.Open(countedBlob{task.Reader(blob), blob}, l.DiffID)
+	stream, err := layer.Open(countedBlob{o.task.Reader(blob), blob}, l.DiffID)
 	if err != nil {
 		return nil, err
 	}
 	if got := stream.Compression(); string(got) != compressionName(want) {
 		j.warnings.Note(layer.NoteMediaType, l.Descriptor.Digest.String(), fmt.Sprintf("%s, not %s", got, compressionName(want)))
 	}
-	return &tarEntries{Tar: layer.NewTar(stream, &j.budget, &j.warnings), stream: stream}, nil
+	return &tarEntries{Tar: layer.NewTar(stream, o.budget, o.notes), stream: stream}, nil
 }
 
 func compressionName(c image.Compression) string {
@@ -154,16 +161,16 @@ type tarLayer struct {
 func (l *tarLayer) again() bool           { return false }
 func (l *tarLayer) describe() LayerResult { return LayerResult{} }
 
-func (l *tarLayer) open(ctx context.Context, j *job, task *meter.Task) (entryReader, error) {
+func (l *tarLayer) open(ctx context.Context, _ *job, o *opening) (entryReader, error) {
 	if l.used {
 		return nil, errors.New("the tar stream has been read before")
 	}
 	l.used = true
-	stream, err := layer.Open(callerStream{task.Reader(ctxReader{ctx, l.r})}, "")
+	stream, err := layer.Open(callerStream{o.task.Reader(ctxReader{ctx, l.r})}, "")
 	if err != nil {
 		return nil, err
 	}
-	return &tarEntries{Tar: layer.NewTar(stream, &j.budget, &j.warnings), stream: stream}, nil
+	return &tarEntries{Tar: layer.NewTar(stream, o.budget, o.notes), stream: stream}, nil
 }
 
 // ctxReader stops waiting for its reader once ctx has ended. What the reader still has under way it finishes by itself, in a
@@ -205,16 +212,16 @@ type dirLayer struct{ root string }
 func (l dirLayer) again() bool           { return false } // it may have changed
 func (l dirLayer) describe() LayerResult { return LayerResult{} }
 
-func (l dirLayer) open(_ context.Context, j *job, task *meter.Task) (entryReader, error) {
+func (l dirLayer) open(_ context.Context, j *job, o *opening) (entryReader, error) {
 	out, err := j.out.Stat()
 	if err != nil {
 		return nil, err
 	}
-	d, err := layer.OpenDir(l.root, out, &j.budget, &j.warnings)
+	d, err := layer.OpenDir(l.root, out, o.budget, o.notes)
 	if err != nil {
 		return nil, err
 	}
-	return &dirEntries{DirReader: d, task: task}, nil
+	return &dirEntries{DirReader: d, task: o.task}, nil
 }
 
 // dirEntries counts what it reads of a directory.

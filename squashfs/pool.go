@@ -45,6 +45,16 @@ func NewPool(workers int) *Pool {
 	}
 }
 
+// Workers returns the number of workers.
+func (p *Pool) Workers() int { return p.workers }
+
+// Idle reports whether a worker has nothing to do at the moment.
+func (p *Pool) Idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running < p.workers
+}
+
 // Close frees the encoders that the pool keeps. Call it when all packers that
 // use the pool are closed.
 func (p *Pool) Close() {

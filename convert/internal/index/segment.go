@@ -15,7 +15,11 @@ type Segment struct {
 	// Contents has an element for each entry of the layer, nil for what the pack does not have. Their digests are not stored.
 	Contents []*squashfs.Content
 	Pack     *squashfs.Pack
+	Sums     [][sha256.Size]byte // of each SumChunk bytes of the pack; empty if nobody has asked for them
 }
+
+// SumChunk is how much of a pack has one checksum.
+const SumChunk = 1 << 20
 
 const segmentMagic = "hpcimg-segment-1\n"
 
@@ -61,10 +65,14 @@ func (s *Segment) Encode() ([]byte, error) {
 			w.uint(uint64(b))
 		}
 	}
+	w.uint(uint64(len(s.Sums)))
+	for _, sum := range s.Sums {
+		w.bytes(sum[:])
+	}
 	return pack(segmentMagic, w.b)
 }
 
-// DecodeSegment is the inverse of Encode, for a layer that has so many entries. That contents lie within the pack is what a
+// DecodeSegment is the inverse of Encode, for a layer that has so many entries, or any number if that is negative. That contents lie within the pack is what a
 // squashfs.Builder checks.
 func DecodeSegment(b []byte, entries int) (*Segment, error) {
 	raw, err := unpack(segmentMagic, b)
@@ -86,16 +94,23 @@ func DecodeSegment(b []byte, entries int) (*Segment, error) {
 		p.Fragments = append(p.Fragments, squashfs.FragmentBlock{Start: last, Word: r.uint32()})
 	}
 	s := &Segment{Pack: p}
-	if n := r.count(1); n != entries {
+	n := r.count(1)
+	if entries >= 0 && n != entries {
 		r.fail("contents of another layer")
 		return nil, r.err
 	}
-	s.Contents = make([]*squashfs.Content, entries)
+	s.Contents = make([]*squashfs.Content, n)
 	last = 0
 	for i := range s.Contents {
 		if tag := r.uint(); tag > 0 {
 			s.Contents[i] = r.content(tag, &last)
 		}
+	}
+	for range r.count(sha256.Size) {
+		s.Sums = append(s.Sums, [sha256.Size]byte(r.digest()))
+	}
+	if want := (p.Size + SumChunk - 1) / SumChunk; len(s.Sums) > 0 && int64(len(s.Sums)) != want {
+		r.fail("checksums")
 	}
 	if p.Size%4096 != 0 {
 		r.fail("size that is no multiple of 4096")
