@@ -3,10 +3,15 @@
 //
 //	go run ./examples/bench squashfs [-tree DIR]… [-tar FILE] [-generated] [-size MB] [-rounds N] [-quick] [-only LIST] [-json FILE]
 //
+//	go run ./examples/bench images [-dir DIR] [-only LIST]
+//
 // squashfs writes one tree with package squashfs, mksquashfs and tar2sqfs, for
 // each compressor at several levels; extracts images with squashfs.ExtractTo
 // and unsquashfs; writes the tables of 100,000 entries; and watches memory
 // while the input grows. Programs that are not installed are left out.
+//
+// images makes the images that conversions are measured and tested with: see
+// package images below this one. It takes root, and minutes the first time.
 //
 // # Method
 //

@@ -18,11 +18,12 @@ func main() {
 	os.Exit(code)
 }
 
-const usage = `usage: bench squashfs [flags]
+const usage = `usage: bench COMMAND [flags]
 
   squashfs   writing, extracting and memory, beside mksquashfs, tar2sqfs and unsquashfs
+  images     make the images that conversions are measured with; root makes them, once
 
-bench squashfs -h lists the flags.
+bench COMMAND -h lists the flags.
 `
 
 // errUsage says that the flag package has explained what is wrong.
@@ -33,6 +34,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch {
 	case len(args) > 0 && args[0] == "squashfs":
 		err = runSquashfs(ctx, args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "images":
+		err = runImages(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == childCommand:
 		err = runChild(ctx, args[1:], stdout, stderr)
 	default:

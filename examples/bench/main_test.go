@@ -96,6 +96,7 @@ func TestUsage(t *testing.T) {
 		{"no rounds", []string{"squashfs", "-rounds", "0"}, 2, "-rounds"},
 		{"argument", []string{"squashfs", "tree"}, 2, "1 arguments instead of 0"},
 		{"help", []string{"squashfs", "-h"}, 0, "-quick"},
+		{"unknown image", []string{"images", "-only", "base,erofs"}, 2, `no image "erofs"`},
 		{"missing archive", []string{"squashfs", "-tar", "does-not-exist.tar"}, 1, "bench: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
