@@ -72,6 +72,10 @@ var arrows = map[string]rule{
 		"convert/internal/layer squashfs", "klauspost/compress",
 		"what is known of layers and segments, as bytes; nothing of where they are kept",
 	},
+	"convert/internal/estargz": {
+		"convert/internal/layer", "opencontainers/go-digest klauspost/compress",
+		"a tar stream in, a blob out; of package layer the errors and limits",
+	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 
 	"mount":       {"squashfs internal/fork", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
