@@ -46,6 +46,9 @@ func (a *assembly) placeSegments(ctx context.Context) error {
 	for _, l := range a.layers {
 		total += l.segment.Pack.Size
 	}
+	if err := a.checkSpace(total - a.inPlace()); err != nil {
+		return err
+	}
 	task := a.meter.Begin(string(StageWrite), "", total)
 	defer task.End()
 	g, groupCtx := errgroup.WithContext(ctx)
@@ -70,6 +73,16 @@ func (a *assembly) placeSegments(ctx context.Context) error {
 		a.result.Layers = append(a.result.Layers, l.result)
 	}
 	return nil
+}
+
+// inPlace returns how many bytes of segments are in place.
+func (a *assembly) inPlace() (n int64) {
+	for _, l := range a.layers {
+		if l.segment.inPlace {
+			n += l.segment.Pack.Size
+		}
+	}
+	return n
 }
 
 // place copies a segment to its place in the squashfs.

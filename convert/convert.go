@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"path/filepath"
 	"time"
 
 	"hpcimg/convert/internal/index"
@@ -52,12 +53,25 @@ func Convert(ctx context.Context, src *Source, dst string, opts *Options) (*Resu
 		}
 		result, err = convertTo(ctx, src, out, o)
 	}
+	if isFull(err) && !errors.Is(err, ErrSpace) {
+		err = fullError(err, filepath.Dir(dst))
+	}
 	if err != nil {
 		return nil, failure("", "", err)
 	}
 	result.Path = dst
 	result.Elapsed = time.Since(begin)
 	return result, nil
+}
+
+// fullError says of an error which directory is full.
+func fullError(err error, dir string) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return &Error{Side: SideDestination, Err: &SpaceError{Dir: dir, Err: err}}
+	}
+	e.Err = &SpaceError{Dir: dir, Err: e.Err}
+	return e
 }
 
 // convertTo writes the image to out and publishes it.
@@ -150,7 +164,7 @@ func (j *job) run(ctx context.Context) error {
 			return failure(StageOpen, "", err)
 		}
 	}
-	for _, step := range []func(context.Context) error{j.await, j.recallLayers, j.readLayers, j.merge} {
+	for _, step := range []func(context.Context) error{j.await, j.recallLayers, j.reserve, j.readLayers, j.merge} {
 		if err := step(ctx); err != nil {
 			return err
 		}

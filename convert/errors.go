@@ -3,6 +3,7 @@ package convert
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"hpcimg/convert/internal/layer"
 )
@@ -12,6 +13,9 @@ var (
 	ErrForm = errors.New("unknown form of image")
 	// ErrArch is an image that is not for the architecture that it claims, see [SIFOptions.StrictArch].
 	ErrArch = errors.New("architecture differs")
+
+	// ErrSpace is what every *SpaceError is.
+	ErrSpace = errors.New("not enough space")
 
 	// ErrFormat is a layer that is damaged, or not what layers are.
 	ErrFormat = layer.ErrFormat
@@ -64,6 +68,27 @@ func (e *Error) Error() string {
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
+
+// SpaceError is a destination that is too small, or has become so. It is ErrSpace.
+type SpaceError struct {
+	Dir  string
+	Need int64 // bytes, at least; 0 if the file system or a quota has become full in the middle
+	Free int64
+	Err  error // what the system says, or would have said
+}
+
+func (e *SpaceError) Error() string {
+	if e.Need == 0 {
+		return fmt.Sprintf("no space left in %s: %v", e.Dir, e.Err)
+	}
+	return fmt.Sprintf("not enough space in %s: %d bytes are needed at least, %d are free", e.Dir, e.Need, e.Free)
+}
+
+// Unwrap returns Err.
+func (e *SpaceError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrSpace) true.
+func (e *SpaceError) Is(target error) bool { return target == ErrSpace }
 
 // cacheError is trouble with a file of the cache. The conversion can do without.
 type cacheError struct{ err error }

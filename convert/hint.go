@@ -116,6 +116,19 @@ func (h *hint) segment(ctx context.Context, key string, entries int) (*segment, 
 	return s, nil
 }
 
+// segmentSize returns the size of the segment of that name, if it is there.
+func (h *hint) segmentSize(key string) (int64, bool) {
+	i := slices.IndexFunc(h.bundle.Layers, func(l index.BundleLayer) bool { return l.SegmentKey == key })
+	if i < 0 {
+		return 0, false
+	}
+	s, err := h.open(&h.bundle.Layers[i], -1)
+	if err != nil {
+		return 0, false
+	}
+	return s.Pack.Size, true
+}
+
 func (h *hint) open(l *index.BundleLayer, entries int) (*segment, error) {
 	s, err := index.DecodeSegment(l.Segment, entries)
 	if err != nil {

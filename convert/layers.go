@@ -196,6 +196,7 @@ func (j *job) readLayer(ctx context.Context, l *layerState, budget *layer.Budget
 		err = closeErr
 	}
 	if err != nil {
+		err = segment.trouble(ctx, side, err)
 		segment.discard()
 		return nil, nil, layerFailure(StageLayer, side, l.name, err)
 	}

@@ -45,6 +45,14 @@ func (s *segment) discard() {
 	s.entry, s.writer, s.temp, s.file = nil, nil, nil, nil
 }
 
+// trouble marks an error of writing to the cache, which the conversion can do without.
+func (s *segment) trouble(ctx context.Context, side Side, err error) error {
+	if s.writer == nil || side == SideSource || ctx.Err() != nil {
+		return err
+	}
+	return &cacheError{err}
+}
+
 // reader gives access to the units of the segment.
 func (s *segment) reader() (*squashfs.PackReader, error) {
 	return squashfs.NewPackReader(s.file, s.at, s.Pack)
@@ -91,16 +99,20 @@ func (j *job) packKey(l *layerState) string { return index.PackKey(l.diffID, j.r
 // settle gives each layer the segment that has exactly the files that can be seen, whatever was guessed while the layer was read and
 // whatever is remembered: see docs/adr/0007-layer-pass.md.
 func (j *job) settle(ctx context.Context) error {
-	for _, l := range j.layers {
-		l.visible = make([]bool, l.known.Entries.Len())
-	}
-	j.tree.Visible(func(number, index int32) { j.layers[number].visible[index] = true })
+	j.findVisible()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(maxReaders, max(j.pool.Workers(), 2)))
 	for _, l := range j.layers {
 		g.Go(func() error { return j.settleLayer(ctx, l) })
 	}
 	return g.Wait()
+}
+
+func (j *job) findVisible() {
+	for _, l := range j.layers {
+		l.visible = make([]bool, l.known.Entries.Len())
+	}
+	j.tree.Visible(func(number, index int32) { j.layers[number].visible[index] = true })
 }
 
 func (j *job) settleLayer(ctx context.Context, l *layerState) error {
@@ -209,6 +221,7 @@ func (j *job) derive(ctx context.Context, l *layerState) (*segment, error) {
 	}
 	pack, closeErr := packer.Close()
 	if err := errors.Join(err, closeErr); err != nil {
+		err = s.trouble(ctx, SideDestination, err)
 		s.discard()
 		return nil, failure(StageRepack, SideDestination, err)
 	}
