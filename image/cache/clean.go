@@ -242,7 +242,7 @@ func (c *Cache) removeLeftovers(others []leftover, now time.Time, o CleanOptions
 
 func (c *Cache) deadLease(path string) bool {
 	l := c.newLease("")
-	_, stale, err := l.look(path)
+	stale, err := l.look(path)
 	return err == nil && stale
 }
 

@@ -59,3 +59,9 @@ func DecodeMark(text, key string) (again string, ok bool) {
 func EncodeMark(key string, inode uint64, size int64, verified time.Time, boot string) string {
 	return mark{id: identity{inode: inode, size: size, mtime: 1, ctime: 2}, verified: verified, boot: boot}.encode(key)
 }
+
+// ThisHost returns what leases of this host say.
+func ThisHost() string { return thisHost().tag }
+
+// LocalFS is localFS.
+func LocalFS(dir string) bool { return localFS(dir) }

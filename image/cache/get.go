@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +61,7 @@ func (c *Cache) open(tier string, kind Kind, key string) (*Entry, error) {
 		if err = c.readTail(e, info); err == nil {
 			return e, nil
 		}
-		f.Close()
+		defer f.Close() // its inode is not to be another file's by the time that it is compared
 	}
 	if errors.Is(err, errDamaged) {
 		c.discard(tier, path, info, err)

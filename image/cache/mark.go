@@ -36,7 +36,6 @@ type mark struct {
 	id       identity
 	verified time.Time // zero: not
 	boot     string    // the data was not synced, so the mark is good until this boot ends; "" if it was
-	used     time.Time
 }
 
 // encode writes a mark as a line that ends with a checksum, which binds it to the key: side files are not synced.
@@ -50,18 +49,14 @@ func (m mark) encode(key string) string {
 		boot = "-"
 	}
 	line := fmt.Sprintf("hpcimg-used 1 %d %d %d %d %d %s", m.id.inode, m.id.size, m.id.mtime, m.id.ctime, verified, boot)
-	return line + " " + markSum(line, key) + "\n"
-}
-
-func markSum(line, key string) string {
 	sum := sha256.Sum256([]byte(line + "\n" + key))
-	return fmt.Sprintf("%x", sum[:8])
+	return fmt.Sprintf("%s %x\n", line, sum[:8])
 }
 
 func decodeMark(text, key string) (mark, bool) {
 	line, ok := strings.CutSuffix(text, "\n")
 	end := strings.LastIndexByte(line, ' ')
-	if !ok || end < 0 || line[end+1:] != markSum(line[:end], key) {
+	if !ok || end < 0 {
 		return mark{}, false
 	}
 	var (
@@ -78,12 +73,12 @@ func decodeMark(text, key string) (mark, bool) {
 	if m.boot == "-" {
 		m.boot = ""
 	}
-	return m, true
+	return m, m.encode(key) == text // so the sum is right, and nothing is written in another way
 }
 
-// readMark reads the side file of a key in a directory. Whatever is wrong with it, there is none then; used is set in any case if it is there.
+// readMark reads the side file of a key in a directory. If anything is wrong with it, there is none.
 func (c *Cache) readMark(dir, key string) (mark, bool) {
-	f, info, err := c.openFile(filepath.Join(dir, key+usedSuffix))
+	f, _, err := c.openFile(filepath.Join(dir, key+usedSuffix))
 	if err != nil {
 		return mark{}, false
 	}
@@ -92,9 +87,7 @@ func (c *Cache) readMark(dir, key string) (mark, bool) {
 	if err != nil {
 		return mark{}, false
 	}
-	m, ok := decodeMark(string(text), key)
-	m.used = info.ModTime()
-	return m, ok
+	return decodeMark(string(text), key)
 }
 
 // writeMark replaces the side file. It is a convenience: an error is a mark less.

@@ -2,13 +2,14 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -42,6 +43,7 @@ type leaseText struct {
 	Host  string `json:"host"`
 	PID   int    `json:"pid"`
 	Start string `json:"start"` // of the process, since pids come back
+	Token string `json:"token"` // makes it one's own
 }
 
 // Once lets one caller of many, in this process, in others and on other nodes, do the work that name stands for. It returns nil, nil as soon as ready
@@ -75,7 +77,7 @@ func (c *Cache) Once(ctx context.Context, name string, ready func() bool) (relea
 		case time.Since(start) > c.times.patience:
 			return c.goAhead(name, errors.New("somebody has been at it for too long")), nil
 		}
-		if err := sleep(ctx, nap/2+rand.N(nap/2+1)); err != nil {
+		if err := sleep(ctx, nap/2+mathrand.N(nap/2+1)); err != nil {
 			return nil, err
 		}
 		nap = min(nap*3/2, c.times.lastNap)
@@ -109,19 +111,17 @@ type lease struct {
 
 	skew  time.Duration // what the server's clock is ahead of ours
 	asked bool
-
-	info fs.FileInfo // of the file, once we hold it
 }
 
 func (c *Cache) newLease(name string) *lease {
 	sum := sha256.Sum256([]byte(name))
-	text, _ := json.Marshal(leaseText{Host: c.host.tag, PID: c.host.pid, Start: startTime(c.host.pid)})
+	text, _ := json.Marshal(leaseText{Host: c.host.tag, PID: c.host.pid, Start: startTime(c.host.pid), Token: rand.Text()})
 	return &lease{c: c, path: filepath.Join(c.dir, layout, leaseDir, fmt.Sprintf(".lease-%x", sum[:20])), text: string(text)}
 }
 
 // acquire takes the lease if nobody has it, or if whoever has it is gone.
 func (l *lease) acquire() (bool, error) {
-	info, stale, err := l.look(l.path)
+	stale, err := l.look(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l.create()
 	}
@@ -131,81 +131,89 @@ func (l *lease) acquire() (bool, error) {
 	if err != nil || !stale {
 		return false, err
 	}
-	return l.takeOver(info)
+	return l.takeOver()
 }
 
-// create makes the file of the lease. It may be empty for a moment; then only its age counts.
+// create makes the file of the lease, if there is none, with its text in it: an empty one would have to grow old before anybody could tell whether
+// its holder is alive.
 func (l *lease) create() (bool, error) {
-	var f *os.File
-	err := l.c.steps.do("create", l.path, func() (err error) {
-		f, err = os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|openFlags, 0o600)
-		return err
-	})
-	if errors.Is(err, fs.ErrExist) {
-		return false, nil
-	}
+	steps := l.c.steps
+	f, temp, err := l.c.createTemp(filepath.Dir(l.path), "lease")
 	if err != nil {
 		return false, err
 	}
-	err = l.c.steps.do("write", l.path, func() error {
+	defer l.removeFile(temp)
+	err = steps.do("write", temp, func() error {
 		_, err := f.WriteString(l.text)
 		return err
 	})
-	info, statErr := f.Stat()
-	if err = errors.Join(err, statErr, f.Close()); err != nil {
-		l.removeFile(l.path)
+	if err = errors.Join(err, steps.do("close", temp, f.Close)); err != nil {
 		return false, err
 	}
-	l.info = info
+	err = steps.do("link", l.path, func() error { return os.Link(temp, l.path) })
+	if errors.Is(err, fs.ErrExist) {
+		if !linked(temp, l.path) {
+			return false, nil
+		}
+		err = nil
+	}
+	if err != nil {
+		return false, err // without hard links there is no single flight
+	}
 	return true, nil
 }
 
 // takeOver replaces a stale lease. Another lease guards it: else one who has looked before somebody else took over would
 // then remove that one's new lease.
-func (l *lease) takeOver(stale fs.FileInfo) (bool, error) {
+func (l *lease) takeOver() (bool, error) {
 	guard := &lease{c: l.c, path: l.path + ".guard", text: l.text, skew: l.skew, asked: l.asked}
 	held, err := guard.create()
 	if err != nil {
 		return false, err
 	}
 	if !held {
-		if _, dead, err := guard.look(guard.path); err == nil && dead {
+		if dead, err := guard.look(guard.path); err == nil && dead {
 			l.removeFile(guard.path)
 		}
 		return false, nil
 	}
 	defer guard.release()
-	info, still, err := l.look(l.path)
-	if err != nil || !still || !os.SameFile(info, stale) {
+	if still, err := l.look(l.path); err != nil || !still {
 		return false, nil
 	}
 	l.removeFile(l.path)
 	return l.create()
 }
 
-// look opens a lease file, which makes NFS ask its server about it, and reports whether its holder is gone.
-func (l *lease) look(path string) (info fs.FileInfo, stale bool, err error) {
-	f, info, err := l.c.openFile(path)
+// look reports whether the holder of a lease is gone.
+func (l *lease) look(path string) (stale bool, err error) {
+	b, info, err := l.read(path)
 	if err != nil {
-		return nil, false, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxLease))
-	if err != nil {
-		return nil, false, err
+		return false, err
 	}
 	var text leaseText
 	if json.Unmarshal(b, &text) == nil && text.Host == l.c.host.tag && text.PID > 0 && !alive(text.PID, text.Start) {
-		return info, true, nil
+		return true, nil
 	}
 	if !l.asked {
 		now, err := l.c.serverTime(filepath.Dir(path))
 		if err != nil {
-			return nil, false, err
+			return false, err
 		}
 		l.asked, l.skew = true, time.Until(now)
 	}
-	return info, time.Since(info.ModTime())+l.skew > l.c.times.stale, nil
+	return time.Since(info.ModTime())+l.skew > l.c.times.stale, nil
+}
+
+// read opens a lease file, which makes NFS ask its server about it.
+func (l *lease) read(path string) ([]byte, fs.FileInfo, error) {
+	f, info, err := l.c.openFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxLease))
+	return b, info, err
 }
 
 // keep starts the heartbeat and returns the function that ends it.
@@ -235,8 +243,8 @@ func (l *lease) keep() (release func()) {
 
 // ours reports whether nobody has taken over.
 func (l *lease) ours() bool {
-	info, err := os.Lstat(l.path)
-	return err == nil && os.SameFile(info, l.info)
+	b, _, err := l.read(l.path)
+	return err == nil && string(b) == l.text
 }
 
 func (l *lease) release() {
