@@ -3,6 +3,7 @@ package squashfs
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"math"
@@ -35,14 +36,14 @@ type PackID int
 // use. What it writes is a function of the set of entries, of the packs and
 // of the options; the order of calls does not matter but for the packs'.
 type Builder struct {
-	cfg   encoderConfig
-	opts  BuilderOptions
-	packs []builderPack
-	root  *treeNode
-	count int
+	cfg      encoderConfig
+	opts     BuilderOptions
+	packs    []builderPack
+	tree     tree
+	contents arena
 
 	lastDir  string // where the latest entry went
-	lastNode *treeNode
+	lastNode nodeID
 }
 
 type builderPack struct {
@@ -61,9 +62,9 @@ func NewBuilder(opts *BuilderOptions) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Builder{cfg: cfg, opts: *opts}
-	b.root = b.newDir("")
-	b.lastDir, b.lastNode = ".", b.root
+	b := &Builder{cfg: cfg, opts: *opts, lastDir: "."}
+	b.tree.seed = maphash.MakeSeed()
+	b.tree.newNode(b.implicitDir())
 	return b, nil
 }
 
@@ -103,32 +104,34 @@ func (b *Builder) AddPack(p *Pack, offset int64) (PackID, error) {
 
 // Add adds an entry. Entries may come in any order. A directory that other
 // entries lie in, and that has not been added when the image is written, has
-// mode 0755 and belongs to root. Errors are of type [*EntryError].
+// mode 0755 and belongs to root. Nothing of e is kept, so that a million entries
+// take some 60 MB and as much again at most while tables are written. Errors
+// are of type [*EntryError].
 func (b *Builder) Add(e Entry) error {
 	_, err := b.addNode(&e)
 	return err
 }
 
 // addNode is Add, and returns the node for e.
-func (b *Builder) addNode(e *Entry) (*treeNode, error) {
-	n, err := b.add(e)
+func (b *Builder) addNode(e *Entry) (nodeID, error) {
+	id, err := b.add(e)
 	if err != nil {
-		return nil, &EntryError{Path: e.Path, Err: err}
+		return 0, &EntryError{Path: e.Path, Err: err}
 	}
-	return n, nil
+	return id, nil
 }
 
-func (b *Builder) add(e *Entry) (*treeNode, error) {
+func (b *Builder) add(e *Entry) (nodeID, error) {
 	p, err := cleanEntryPath(e.Path)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	n, err := b.newNode(e)
+	n, target, err := b.newNode(e)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	if p == "." {
-		return b.root, b.root.replace(n)
+		return 0, b.tree.replace(0, n)
 	}
 	dir, name := ".", p
 	if i := strings.LastIndexByte(p, '/'); i >= 0 {
@@ -136,105 +139,113 @@ func (b *Builder) add(e *Entry) (*treeNode, error) {
 	}
 	parent, err := b.makeDir(dir)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	n.name = strings.Clone(name) // not the whole path
-	if old := parent.child(name); old != nil {
-		return old, old.replace(n)
+	if old, ok := b.tree.child(parent, name); ok {
+		return old, b.tree.replace(old, n)
 	}
-	parent.dir.add(n)
-	b.count++
-	return n, nil
+	switch n.typ {
+	case 0:
+		return 0, b.tree.addLink(parent, name, target)
+	case disk.TypeSymlink:
+		x, err := b.tree.texts.addString(target)
+		if err != nil {
+			return 0, err
+		}
+		n.data = uint32(x)
+	case disk.TypeFile:
+		x, err := b.addContent(e.Content, e.Pack)
+		if err != nil {
+			return 0, err
+		}
+		n.data = uint32(x)
+	}
+	return b.tree.addChild(parent, name, n)
 }
 
-// newNode checks e and turns it into a node without a name.
-func (b *Builder) newNode(e *Entry) (*treeNode, error) {
+// newNode checks e and turns it into a node without a name. What takes room it
+// leaves out; target is that of a link.
+func (b *Builder) newNode(e *Entry) (n node, target string, err error) {
 	if e.HardLink != "" {
-		target, err := cleanEntryPath(e.HardLink)
-		if err != nil {
-			return nil, fmt.Errorf("hard link to %q: %w", e.HardLink, err)
+		if target, err = cleanEntryPath(e.HardLink); err != nil {
+			err = fmt.Errorf("hard link to %q: %w", e.HardLink, err)
 		}
-		return &treeNode{target: strings.Clone(target)}, nil
+		return node{}, target, err
 	}
 	typ, err := storedType(e.Mode)
 	if err != nil {
-		return nil, err
-	}
-	n := &treeNode{
-		typ: typ, mode: storedMode(e.Mode),
-		uid: e.UID, gid: e.GID,
-		mtime: storedTime(e.ModTime),
-	}
-	if b.opts.AllRoot {
-		n.uid, n.gid = 0, 0
+		return node{}, "", err
 	}
 	if len(e.Xattrs) > 0 {
 		if err := checkXattrs(e.Xattrs); err != nil {
-			return nil, err
+			return node{}, "", err
 		}
-		n.xattrs = e.Xattrs
 	}
+	n = node{typ: uint8(typ), mode: storedMode(e.Mode), mtime: storedTime(e.ModTime)}
 	switch typ {
-	case disk.TypeDir:
-		n.dir = &treeDir{}
 	case disk.TypeFile:
 		if err := b.checkContent(e); err != nil {
-			return nil, err
+			return node{}, "", err
 		}
-		n.content, n.pack = e.Content, int32(e.Pack)
 	case disk.TypeSymlink:
 		if e.Target == "" || strings.IndexByte(e.Target, 0) >= 0 {
-			return nil, fmt.Errorf("%w: link target %q", fs.ErrInvalid, e.Target)
+			return node{}, "", fmt.Errorf("%w: link target %q", fs.ErrInvalid, e.Target)
 		}
 		if len(e.Target) > disk.MaxTargetLen {
-			return nil, &LimitError{What: "bytes in a link target", Limit: disk.MaxTargetLen}
+			return node{}, "", &LimitError{What: "bytes in a link target", Limit: disk.MaxTargetLen}
 		}
-		n.target = e.Target
 	case disk.TypeBlock, disk.TypeChar:
 		if e.Rdev.Major > disk.MaxDeviceMajor {
-			return nil, &LimitError{What: "device major numbers", Limit: disk.MaxDeviceMajor}
+			return node{}, "", &LimitError{What: "device major numbers", Limit: disk.MaxDeviceMajor}
 		}
 		if e.Rdev.Minor > disk.MaxDeviceMinor {
-			return nil, &LimitError{What: "device minor numbers", Limit: disk.MaxDeviceMinor}
+			return node{}, "", &LimitError{What: "device minor numbers", Limit: disk.MaxDeviceMinor}
 		}
-		n.device = disk.EncodeDevice(e.Rdev.Major, e.Rdev.Minor)
+		n.data = disk.EncodeDevice(e.Rdev.Major, e.Rdev.Minor)
 	}
-	return n, nil
+	n.owner = b.owner(e.UID, e.GID)
+	n.xattrs = b.tree.xattrs.add(e.Xattrs)
+	return n, e.Target, nil
 }
 
-// checkContent checks a content's words against its pack. They may come from a
-// file that somebody has stored.
-func (b *Builder) checkContent(e *Entry) error {
-	c := e.Content
-	if c == nil || c.Size == 0 && len(c.Blocks) == 0 && c.Fragment == -1 {
-		return nil
+func (b *Builder) owner(uid, gid uint32) uint32 {
+	if b.opts.AllRoot {
+		uid, gid = 0, 0
 	}
-	if e.Pack < 0 || int(e.Pack) >= len(b.packs) {
-		return fmt.Errorf("%w: there is no pack %d", fs.ErrInvalid, e.Pack)
+	return b.tree.owners.add(owners{uid, gid})
+}
+
+func (b *Builder) implicitDir() node {
+	return node{
+		typ: disk.TypeDir, mode: 0o755, mtime: storedTime(b.opts.ModTime),
+		owner: b.owner(0, 0), implicit: true,
 	}
-	p := &b.packs[e.Pack]
-	bs := int64(p.BlockSize)
-	if c.Size < 0 || c.Start < 0 || c.Start > p.Size {
-		return fmt.Errorf("%w: content of %d bytes at %d", fs.ErrInvalid, c.Size, c.Start)
+}
+
+// makeDir returns the directory at p, a clean path, and makes it and its
+// parents if they are not there.
+func (b *Builder) makeDir(p string) (nodeID, error) {
+	if p == b.lastDir {
+		return b.lastNode, nil
 	}
-	if want := disk.BlockCount(uint64(c.Size), b.cfg.blockLog(), c.Fragment >= 0); want != uint64(len(c.Blocks)) {
-		return fmt.Errorf("%w: content of %d bytes has %d blocks, not %d", fs.ErrInvalid, c.Size, len(c.Blocks), want)
-	}
-	left := p.Size - c.Start
-	for _, w := range c.Blocks {
-		n := disk.StoredSize(w)
-		left -= int64(n)
-		if !disk.ValidSize(w) || n > p.BlockSize || left < 0 {
-			return fmt.Errorf("%w: content with a block outside of its pack", fs.ErrInvalid)
+	id := nodeID(0)
+	if p != "." {
+		for name := range strings.SplitSeq(p, "/") {
+			c, ok := b.tree.child(id, name)
+			if !ok {
+				var err error
+				if c, err = b.tree.addChild(id, name, b.implicitDir()); err != nil {
+					return 0, err
+				}
+			}
+			if !b.tree.isDir(c) {
+				return 0, fmt.Errorf("%q is %w", name, ErrNotDirectory)
+			}
+			id = c
 		}
 	}
-	if c.Fragment < 0 {
-		return nil
-	}
-	if tail := c.Size % bs; tail == 0 || int(c.Fragment) >= len(p.Fragments) || int64(c.FragmentOffset)+tail > bs {
-		return fmt.Errorf("%w: content with a fragment outside of its pack", fs.ErrInvalid)
-	}
-	return nil
+	b.lastDir, b.lastNode = strings.Clone(p), id
+	return id, nil
 }
 
 // WriteTables writes the tables to w from start on, which must not lie before
@@ -251,16 +262,10 @@ func (b *Builder) WriteTables(ctx context.Context, w io.WriterAt, start int64) (
 			return 0, fmt.Errorf("squashfs: %w: tables at %d overlap a pack", fs.ErrInvalid, start)
 		}
 	}
-	t, err := newTableSet(b)
+	t, err := newTableSet(ctx, b)
 	if err != nil {
 		return 0, err
 	}
-	if err := t.encode(ctx); err != nil {
-		return 0, err
-	}
-	size, err := t.write(w, start)
-	if err != nil {
-		return 0, fmt.Errorf("squashfs: %w", err)
-	}
-	return size, nil
+	size, err := t.write(ctx, w, start)
+	return size, prefixed(err)
 }

@@ -19,79 +19,89 @@ type listing struct {
 // one is in two metadata blocks at most.
 const minIndexedListing = disk.MetadataSize
 
-// addListing appends the listing of n, whose children have their inodes
+// addListing appends the listing of d, whose children have their inodes
 // written, to the directory table.
-func (t *tableSet) addListing(n *treeNode) error {
-	l := &n.dir.list
-	*l = listing{ref: t.dirs.ref(), parent: l.parent}
-	indexed := listingSize(n.dir.sorted) >= minIndexedListing
+func (t *tableSet) addListing(d *dirState) error {
+	l := &d.list
+	l.ref = t.dirTable.ref()
+	kids := t.children(d)
+	indexed := t.listingSize(kids) >= minIndexedListing
 	block := l.ref.Block()
-	for rest := n.dir.sorted; len(rest) > 0; {
-		if at := t.dirs.ref().Block(); indexed && at != block && l.indexes < math.MaxUint16 {
+	for len(kids) > 0 {
+		if at := t.dirTable.ref().Block(); indexed && at != block && l.indexes < math.MaxUint16 {
 			block = at
 			l.indexes++
-			l.index = disk.AppendDirIndex(l.index, disk.DirIndex{Position: l.size, Block: uint32(at)}, rest[0].name)
+			l.index = disk.AppendDirIndex(l.index, disk.DirIndex{Position: l.size, Block: uint32(at)}, t.tree.name(kids[0]))
 		}
-		count, err := t.addRun(rest, l, indexed)
-		if err != nil {
+		run := t.run(kids, indexed)
+		if err := t.addRun(run, l); err != nil {
 			return err
 		}
-		rest = rest[count:]
+		kids = kids[len(run):]
 	}
 	return nil
 }
 
-// addRun appends a header and as many entries as may follow it. It returns
-// their number.
-func (t *tableSet) addRun(nodes []*treeNode, l *listing, indexed bool) (int, error) {
-	count := runLength(nodes)
-	start := t.dirs.ref()
-	if indexed {
-		// The run ends with the entry that reaches the next metadata
-		// block, so that an index entry can point behind it.
-		size := start.Offset() + disk.DirHeaderSize
-		for i, n := range nodes[:count] {
-			if size += disk.DirEntrySize + len(n.name); size >= disk.MetadataSize {
-				count = i + 1
+// listingSize estimates the size of a listing.
+func (t *tableSet) listingSize(kids []nodeID) int {
+	size := 0
+	for _, c := range kids {
+		size += disk.DirEntrySize + len(t.tree.name(c))
+	}
+	return size
+}
+
+// listed is what a listing says of an entry.
+type listed struct {
+	name   []byte
+	ref    disk.Ref
+	number uint32
+	typ    uint16
+}
+
+func (t *tableSet) describe(id nodeID) listed {
+	in := t.resolved(id)
+	number := t.numbers[in]
+	return listed{t.tree.name(id), t.refs[number-1], number, uint16(t.tree.at(in).typ)}
+}
+
+// run returns as many of the first kids as fit into one run: their inodes lie
+// in the same metadata block and have numbers near that of the first. With an
+// index, the run ends with the entry that reaches the next metadata block of
+// the listing, so that an index entry can point behind it.
+func (t *tableSet) run(kids []nodeID, indexed bool) []listed {
+	size := t.dirTable.ref().Offset() + disk.DirHeaderSize
+	list := t.list[:0]
+	for _, id := range kids {
+		c := t.describe(id)
+		if len(list) > 0 {
+			delta := int64(c.number) - int64(list[0].number)
+			if len(list) == disk.MaxRun || c.ref.Block() != list[0].ref.Block() || delta > math.MaxInt16 || delta < -math.MaxInt16 {
 				break
 			}
 		}
-	}
-	first := nodes[0].resolved()
-	t.buf = disk.AppendDirHeader(t.buf[:0], disk.DirHeader{
-		Count: uint32(count), Block: uint32(first.ref.Block()), Number: first.number,
-	})
-	for _, n := range nodes[:count] {
-		in := n.resolved()
-		t.buf = disk.AppendDirEntry(t.buf, disk.DirEntry{
-			Offset: uint16(in.ref.Offset()),
-			Delta:  int16(int64(in.number) - int64(first.number)),
-			Type:   in.typ,
-		}, n.name)
-	}
-	l.size += uint32(len(t.buf))
-	return count, t.dirs.add(t.buf)
-}
-
-// runLength returns how many of nodes fit into one run: their inodes lie in the
-// same metadata block and have numbers near that of the first.
-func runLength(nodes []*treeNode) int {
-	first := nodes[0].resolved()
-	for i, n := range nodes {
-		in := n.resolved()
-		delta := int64(in.number) - int64(first.number)
-		if i == disk.MaxRun || in.ref.Block() != first.ref.Block() || delta > math.MaxInt16 || delta < -math.MaxInt16 {
-			return i
+		list = append(list, c)
+		if size += disk.DirEntrySize + len(c.name); indexed && size >= disk.MetadataSize {
+			break
 		}
 	}
-	return len(nodes)
+	t.list = list
+	return list
 }
 
-// listingSize estimates the size of a listing.
-func listingSize(nodes []*treeNode) int {
-	size := 0
-	for _, n := range nodes {
-		size += disk.DirEntrySize + len(n.name)
+// addRun appends a header and the entries of a run.
+func (t *tableSet) addRun(run []listed, l *listing) error {
+	first := run[0]
+	t.buf = disk.AppendDirHeader(t.buf[:0], disk.DirHeader{
+		Count: uint32(len(run)), Block: uint32(first.ref.Block()), Number: first.number,
+	})
+	for _, c := range run {
+		t.buf = disk.AppendDirEntry(t.buf, disk.DirEntry{
+			Offset: uint16(c.ref.Offset()),
+			Delta:  int16(int64(c.number) - int64(first.number)),
+			Type:   c.typ,
+		}, c.name)
 	}
-	return size
+	l.size += uint32(len(t.buf))
+	return t.dirTable.add(t.buf)
 }

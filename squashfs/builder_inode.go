@@ -9,8 +9,18 @@ import (
 
 // idTable numbers user and group ids by first use.
 type idTable struct {
-	index map[uint32]uint16
-	list  []byte
+	index  map[uint32]uint16
+	list   []byte
+	owners []ownerIDs // by number in ownerSet
+}
+
+type ownerIDs struct {
+	uid, gid uint16
+	known    bool
+}
+
+func newIDTable(owners int) idTable {
+	return idTable{index: make(map[uint32]uint16), owners: make([]ownerIDs, owners)}
 }
 
 func (t *idTable) add(id uint32) (uint16, error) {
@@ -26,92 +36,73 @@ func (t *idTable) add(id uint32) (uint16, error) {
 	return i, nil
 }
 
-// addInode appends the inode of n to the inode table.
-func (t *tableSet) addInode(n *treeNode) error {
+// of returns the numbers of both ids of owner i of s.
+func (t *idTable) of(s *ownerSet, i uint32) (o ownerIDs, err error) {
+	if t.owners[i].known {
+		return t.owners[i], nil
+	}
+	if o.uid, err = t.add(s.list[i].uid); err != nil {
+		return o, err
+	}
+	if o.gid, err = t.add(s.list[i].gid); err != nil {
+		return o, err
+	}
+	o.known = true
+	t.owners[i] = o
+	return o, nil
+}
+
+// addInode appends the inode of a node to the inode table.
+func (t *tableSet) addInode(id nodeID) error {
+	n := t.tree.at(id)
 	in := disk.Inode{
-		Type: n.typ, Mode: n.mode, MTime: n.mtime, Number: n.number,
-		Links: n.links, Fragment: disk.NoFragment, Device: n.device,
+		Type: uint16(n.typ), Mode: n.mode, MTime: n.mtime, Number: t.numbers[id],
+		Links: 1 + t.moreLinks[id], Fragment: disk.NoFragment,
 	}
-	var err error
-	if in.UID, err = t.ids.add(n.uid); err != nil {
+	owner, err := t.ids.of(&t.tree.owners, n.owner)
+	if err != nil {
 		return err
 	}
-	if in.GID, err = t.ids.add(n.gid); err != nil {
-		return err
-	}
+	in.UID, in.GID = owner.uid, owner.gid
 	if in.Xattr, err = t.xattrs.add(n.xattrs); err != nil {
 		return err
 	}
 	extend := in.Xattr != disk.NoXattr
+	var tail []byte
 	switch n.typ {
 	case disk.TypeDir:
-		extend = t.describeDir(n, &in) || extend
+		d := t.dir(id)
+		tail, d.list.index = d.list.index, nil
+		extend = d.describe(&in) || extend
 	case disk.TypeFile:
-		extend = t.describeFile(n, &in) || extend || n.links > 1
+		var wide bool
+		tail, wide = t.b.describeFile(addr(n.data), &in)
+		extend = wide || extend || in.Links > 1
 	case disk.TypeSymlink:
-		in.TargetSize = uint32(len(n.target))
+		tail = t.tree.texts.text(addr(n.data))
+		in.TargetSize = uint32(len(tail))
+	case disk.TypeBlock, disk.TypeChar:
+		in.Device = n.data
 	}
 	if extend {
 		in.Type += disk.Extended
 	}
-	n.ref = t.inodes.ref()
-	t.done++
-	t.buf = disk.AppendInode(t.buf[:0], &in)
-	switch n.typ {
-	case disk.TypeDir:
-		t.buf = append(t.buf, n.dir.list.index...)
-		n.dir.list.index = nil
-	case disk.TypeFile:
-		if n.content != nil {
-			for _, w := range n.content.Blocks {
-				t.buf = binary.LittleEndian.AppendUint32(t.buf, w)
-			}
-		}
-	case disk.TypeSymlink:
-		t.buf = append(t.buf, n.target...)
-		if extend {
-			t.buf = binary.LittleEndian.AppendUint32(t.buf, in.Xattr)
-		}
+	t.refs = append(t.refs, t.inodeTable.ref())
+	t.buf = append(disk.AppendInode(t.buf[:0], &in), tail...)
+	if in.Type == disk.TypeExtSymlink {
+		t.buf = binary.LittleEndian.AppendUint32(t.buf, in.Xattr)
 	}
-	return t.inodes.add(t.buf)
+	return t.inodeTable.add(t.buf)
 }
 
-// describeFile fills in the part of in that is about contents, and reports
-// whether it takes an extended inode.
-func (t *tableSet) describeFile(n *treeNode, in *disk.Inode) (extend bool) {
-	c := n.content
-	if c == nil || c.Size == 0 {
-		return false
-	}
-	pack := &t.b.packs[n.pack]
-	in.Size = uint64(c.Size)
-	stored := false
-	left := in.Size
-	for _, w := range c.Blocks {
-		size := min(left, uint64(t.b.cfg.blockSize))
-		if w == 0 {
-			in.Sparse += size
-		} else {
-			stored = true
-		}
-		left -= size
-	}
-	if stored {
-		in.Start = uint64(pack.offset + c.Start)
-	}
-	if c.Fragment >= 0 {
-		in.Fragment = uint32(pack.fragmentBase) + uint32(c.Fragment)
-		in.FragOffset = c.FragmentOffset
-	}
-	return in.Start > math.MaxUint32 || in.Size > math.MaxUint32 || in.Sparse > 0
-}
-
-// describeDir does the same for a directory, whose listing is written.
-func (t *tableSet) describeDir(n *treeNode, in *disk.Inode) (extend bool) {
-	in.DirBlock = uint32(n.dir.list.ref.Block())
-	in.DirOffset = uint16(n.dir.list.ref.Offset())
-	in.DirSize = n.dir.list.size + disk.EmptyDirSize
-	in.Indexes = n.dir.list.indexes
-	in.Parent = n.dir.list.parent
+// describe fills in the part of in that only directories have, and reports
+// whether it takes an extended inode. The listing must be written.
+func (d *dirState) describe(in *disk.Inode) (extend bool) {
+	in.Links = d.links
+	in.DirBlock = uint32(d.list.ref.Block())
+	in.DirOffset = uint16(d.list.ref.Offset())
+	in.DirSize = d.list.size + disk.EmptyDirSize
+	in.Indexes = d.list.indexes
+	in.Parent = d.list.parent
 	return in.DirSize > math.MaxUint16 || in.Indexes > 0
 }

@@ -1,229 +1,245 @@
 package squashfs
 
 import (
-	"context"
+	"bytes"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
-	"maps"
-	"math"
 	"slices"
 	"strings"
 
 	"hpcimg/squashfs/internal/disk"
 )
 
-// treeNode is a name in the tree, with its inode unless it is a hard link.
-// There may be millions.
-type treeNode struct {
-	name   string
-	target string // of a symbolic link; path of the target of a hard link
+// A tree holds names and attributes of the entries of an image: some 60 bytes
+// for each, without a pointer among them. Nodes refer to one another by number,
+// names and targets lie in an arena, and all directories share one hash table.
+// Children have no order until tables are written.
+type tree struct {
+	nodes  [][]node // in chunks, so that growing takes no second copy
+	count  uint32
+	dirs   uint32
+	texts  arena
+	links  []hardLink
+	owners ownerSet
+	xattrs xattrSets
 
-	typ      uint16 // basic type; 0 for a hard link
-	mode     uint16
-	uid, gid uint32
+	// index finds children by name: open addressing, at most half full. 0 is
+	// empty; the root is nobody's child.
+	index []nodeID
+	seed  maphash.Seed
+}
+
+// nodeID numbers nodes in the order in which they came. The root is 0.
+type nodeID uint32
+
+// node is a name in the tree, with its inode unless it is a hard link.
+type node struct {
+	name     addr
+	parent   nodeID
+	owner    uint32 // in ownerSet
+	xattrs   uint32 // in xattrSets
 	mtime    uint32
-	device   uint32
-	pack     int32
-	content  *Content
-	xattrs   map[string]string
-	dir      *treeDir // of a directory
-
-	// Known when tables are written.
-	number uint32
-	links  uint32
-	ref    disk.Ref
-	inode  *treeNode // whose inode this name stands for; nil for its own
+	data     uint32 // by typ: ordinal of a directory or hard link, addr of a target or content, device
+	mode     uint16
+	typ      uint8 // basic type; 0 for a hard link
+	implicit bool  // a directory that nobody has added
 }
 
-// treeDir is what only directories have.
-type treeDir struct {
-	implicit bool // nobody has added it
-	children map[string]*treeNode
-	sorted   []*treeNode
-	list     listing
+// hardLink is what only hard links have: the node that they lead to or, as
+// long as it had not been added, its path.
+type hardLink struct {
+	node, inode nodeID // inode 0 is unknown
+	target      addr
 }
 
-// resolved returns the node that has the inode.
-func (n *treeNode) resolved() *treeNode {
-	if n.inode != nil {
-		return n.inode
+const (
+	chunkLog   = 10
+	chunkNodes = 1 << chunkLog
+	minIndex   = 64
+)
+
+func (t *tree) at(id nodeID) *node { return &t.nodes[id>>chunkLog][id&(chunkNodes-1)] }
+
+func (t *tree) isDir(id nodeID) bool { return t.at(id).typ == disk.TypeDir }
+
+func (t *tree) name(id nodeID) []byte { return t.texts.text(t.at(id).name) }
+
+// path returns the path of a node that is not the root.
+func (t *tree) path(id nodeID) string {
+	var names []string
+	for ; id != 0; id = t.at(id).parent {
+		names = append(names, string(t.name(id)))
 	}
-	return n
+	slices.Reverse(names)
+	return strings.Join(names, "/")
 }
 
-func (n *treeNode) isDir() bool { return n.dir != nil }
-
-func (n *treeNode) isHardLink() bool { return n.typ == 0 }
-
-// child returns the entry of a directory by that name, or nil. Other files
-// have none.
-func (n *treeNode) child(name string) *treeNode {
-	if n.dir == nil {
-		return nil
+// newNode appends a node that no name leads to yet.
+func (t *tree) newNode(n node) nodeID {
+	if int(t.count) == len(t.nodes)*chunkNodes {
+		t.nodes = append(t.nodes, make([]node, chunkNodes))
 	}
-	return n.dir.children[name]
+	id := nodeID(t.count)
+	t.count++
+	if n.typ == disk.TypeDir {
+		n.data = t.dirs
+		t.dirs++
+	}
+	*t.at(id) = n
+	return id
 }
 
-func (d *treeDir) add(c *treeNode) {
-	if d.children == nil {
-		d.children = make(map[string]*treeNode)
+// addChild appends n as an entry of parent, which must have none of that name.
+func (t *tree) addChild(parent nodeID, name string, n node) (nodeID, error) {
+	if t.count >= maxNodes {
+		return 0, &LimitError{What: "entries", Limit: maxNodes - 1}
 	}
-	d.children[c.name] = c
+	var err error
+	if n.name, err = t.texts.addString(name); err != nil {
+		return 0, err
+	}
+	n.parent = parent
+	id := t.newNode(n)
+	if int(t.count) > len(t.index)/2 {
+		t.grow()
+	} else {
+		t.enter(id)
+	}
+	return id, nil
+}
+
+// maxNodes leaves room for the number that the root's parent has.
+const maxNodes = 1<<32 - 2
+
+func (t *tree) grow() {
+	t.index = make([]nodeID, max(2*len(t.index), minIndex))
+	for id := nodeID(1); uint32(id) < t.count; id++ {
+		t.enter(id)
+	}
+}
+
+func (t *tree) enter(id nodeID) {
+	mask := len(t.index) - 1
+	i := spread(maphash.Bytes(t.seed, t.name(id)), t.at(id).parent) & mask
+	for t.index[i] != 0 {
+		i = (i + 1) & mask
+	}
+	t.index[i] = id
+}
+
+// spread tells equal names in different directories apart.
+func spread(h uint64, parent nodeID) int {
+	h ^= uint64(parent) * 0x9e3779b97f4a7c15
+	return int(h>>32 ^ h&0xffffffff)
+}
+
+// child returns the entry of a directory by that name.
+func (t *tree) child(parent nodeID, name string) (nodeID, bool) {
+	if len(t.index) == 0 {
+		return 0, false
+	}
+	mask := len(t.index) - 1
+	i := spread(maphash.String(t.seed, name), parent) & mask
+	for ; t.index[i] != 0; i = (i + 1) & mask {
+		if id := t.index[i]; t.at(id).parent == parent && string(t.name(id)) == name {
+			return id, true
+		}
+	}
+	return 0, false
+}
+
+// lookup returns the node at p, a clean path.
+func (t *tree) lookup(p string) (id nodeID, ok bool) {
+	if p == "." {
+		return 0, true
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if id, ok = t.child(id, name); !ok {
+			return 0, false
+		}
+	}
+	return id, true
 }
 
 // replace gives an implicit directory the attributes of n.
-func (n *treeNode) replace(with *treeNode) error {
+func (t *tree) replace(id nodeID, n node) error {
+	old := t.at(id)
 	switch {
-	case !n.isDir() || !n.dir.implicit:
+	case !old.implicit:
 		return fs.ErrExist
-	case !with.isDir():
+	case n.typ != disk.TypeDir:
 		return fmt.Errorf("%w, but entries lie in it", ErrNotDirectory)
 	}
-	with.name, with.dir.children = n.name, n.dir.children
-	*n = *with
+	n.name, n.parent, n.data = old.name, old.parent, old.data
+	*old = n
 	return nil
 }
 
-func (b *Builder) newDir(name string) *treeNode {
-	return &treeNode{
-		name: name, typ: disk.TypeDir, mode: 0o755, mtime: storedTime(b.opts.ModTime),
-		dir: &treeDir{implicit: true},
+// addLink appends a hard link.
+func (t *tree) addLink(parent nodeID, name, target string) error {
+	l := hardLink{}
+	if id, ok := t.lookup(target); ok && !t.isDir(id) {
+		if l.inode = id; t.at(id).typ == 0 {
+			l.inode = t.links[t.at(id).data].inode
+		}
 	}
+	var err error
+	if l.inode == 0 {
+		if l.target, err = t.texts.addString(target); err != nil {
+			return err
+		}
+	}
+	if l.node, err = t.addChild(parent, name, node{data: uint32(len(t.links))}); err == nil {
+		t.links = append(t.links, l)
+	}
+	return err
 }
 
-// makeDir returns the directory at p, a clean path, and makes it and its
-// parents if they are not there.
-func (b *Builder) makeDir(p string) (*treeNode, error) {
-	if p == b.lastDir {
-		return b.lastNode, nil
-	}
-	n := b.root
-	if p != "." {
-		for name := range strings.SplitSeq(p, "/") {
-			c := n.child(name)
-			if c == nil {
-				c = b.newDir(strings.Clone(name))
-				n.dir.add(c)
-				b.count++
-			}
-			if !c.isDir() {
-				return nil, fmt.Errorf("%q is %w", name, ErrNotDirectory)
-			}
-			n = c
-		}
-	}
-	b.lastDir, b.lastNode = p, n
-	return n, nil
-}
-
-// lookup returns the node at p, a clean path, or nil.
-func (b *Builder) lookup(p string) *treeNode {
-	n := b.root
-	if p == "." {
-		return n
-	}
-	for name := range strings.SplitSeq(p, "/") {
-		if n = n.child(name); n == nil {
-			return nil
-		}
-	}
-	return n
-}
-
-// number sorts all directories, binds hard links to their inodes, counts links
-// and returns the inodes in the order in which they are written: those of a
-// directory's children one after the other and by name, after all that lies
-// deeper. So a directory's listing names few metadata blocks, and reading it
-// with the attributes of its entries touches few. The root comes last.
-func (b *Builder) number(ctx context.Context) ([]*treeNode, error) {
-	if int64(b.count) >= math.MaxUint32-1 {
-		return nil, &LimitError{What: "entries", Limit: math.MaxUint32 - 2}
-	}
-	b.reset(b.root)
-	if err := b.bindHardLinks(b.root, ""); err != nil {
-		return nil, err
-	}
-	order := make([]*treeNode, 0, b.count+1)
-	var walk func(n *treeNode) error
-	walk = func(n *treeNode) error {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("squashfs: %w", err)
-		}
-		n.links = 2
-		for _, c := range n.dir.sorted {
-			if c.isDir() {
-				n.links++
-				if err := walk(c); err != nil {
-					return err
-				}
-			}
-		}
-		for _, c := range n.dir.sorted {
-			if c = c.resolved(); c.number == 0 {
-				order = append(order, c)
-				c.number = uint32(len(order))
-			}
-		}
-		return nil
-	}
-	if err := walk(b.root); err != nil {
-		return nil, err
-	}
-	order = append(order, b.root)
-	b.root.number = uint32(len(order))
-	return order, nil
-}
-
-// reset clears what an earlier run has left, and sorts.
-func (b *Builder) reset(n *treeNode) {
-	n.number, n.links, n.inode, n.ref = 0, 1, nil, 0
-	if !n.isDir() {
-		return
-	}
-	n.dir.sorted = slices.SortedFunc(maps.Values(n.dir.children), func(x, y *treeNode) int {
-		return strings.Compare(x.name, y.name)
-	})
-	for _, c := range n.dir.sorted {
-		b.reset(c)
-	}
-}
-
-func (b *Builder) bindHardLinks(n *treeNode, prefix string) error {
-	for _, c := range n.dir.sorted {
-		if c.isDir() {
-			if err := b.bindHardLinks(c, prefix+c.name+"/"); err != nil {
-				return err
-			}
-		}
-		if !c.isHardLink() {
-			continue
-		}
-		target, err := b.followHardLink(c)
-		if err != nil {
-			return &EntryError{Path: prefix + c.name, Err: err}
-		}
-		c.inode = target
-		target.links++
-	}
-	return nil
-}
-
-// followHardLink returns the node with the inode that the link n stands for.
-func (b *Builder) followHardLink(n *treeNode) (*treeNode, error) {
+// inodeOf returns the node with the inode that the hard link l stands for.
+func (t *tree) inodeOf(l hardLink) (nodeID, error) {
 	const maxHops = 256 // also ends cycles
-	first := n.target
+	if l.inode != 0 {
+		return l.inode, nil
+	}
+	first := l.target
 	for range maxHops {
-		n = b.lookup(n.target)
+		id, ok := t.lookup(string(t.texts.text(l.target)))
 		switch {
-		case n == nil:
-			return nil, fmt.Errorf("hard link to %q: %w", first, fs.ErrNotExist)
-		case n.isDir():
-			return nil, fmt.Errorf("%w: hard link to the directory %q", fs.ErrInvalid, first)
-		case n.inode != nil:
-			return n.inode, nil
-		case !n.isHardLink():
-			return n, nil
+		case !ok:
+			return 0, fmt.Errorf("hard link to %q: %w", t.texts.text(first), fs.ErrNotExist)
+		case t.isDir(id):
+			return 0, fmt.Errorf("%w: hard link to the directory %q", fs.ErrInvalid, t.texts.text(first))
+		case t.at(id).typ != 0:
+			return id, nil
+		}
+		if l = t.links[t.at(id).data]; l.inode != 0 {
+			return l.inode, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: hard link to %q leads in a circle", fs.ErrInvalid, first)
+	return 0, fmt.Errorf("%w: hard link to %q leads in a circle", fs.ErrInvalid, t.texts.text(first))
 }
+
+// ownerSet numbers pairs of user and group: an image has few.
+type ownerSet struct {
+	index map[owners]uint32
+	list  []owners
+}
+
+type owners struct{ uid, gid uint32 }
+
+func (s *ownerSet) add(o owners) uint32 {
+	if i, ok := s.index[o]; ok {
+		return i
+	}
+	if s.index == nil {
+		s.index = make(map[owners]uint32)
+	}
+	i := uint32(len(s.list))
+	s.index[o] = i
+	s.list = append(s.list, o)
+	return i
+}
+
+// compareNames orders children.
+func (t *tree) compareNames(x, y nodeID) int { return bytes.Compare(t.name(x), t.name(y)) }

@@ -51,13 +51,64 @@ func checkXattrs(set map[string]string) error {
 	return nil
 }
 
-// xattrTable collects sets of attributes. Equal sets are stored once, and so
-// are equal values.
+// xattrSets numbers the distinct sets of attributes of entries; 0 is none. A
+// set is kept in the form in which the xattr table has pairs whose values are
+// all in line.
+type xattrSets struct {
+	index map[string]uint32
+	list  []string
+	buf   []byte
+}
+
+// add numbers a set that checkXattrs has passed.
+func (x *xattrSets) add(set map[string]string) uint32 {
+	if len(set) == 0 {
+		return 0
+	}
+	x.buf = x.buf[:0]
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		prefix, rest, _ := splitXattr(name)
+		x.buf = disk.AppendXattrKey(x.buf, prefix, rest)
+		x.buf = disk.AppendXattrValue(x.buf, set[name])
+	}
+	if id, ok := x.index[string(x.buf)]; ok {
+		return id
+	}
+	if x.index == nil {
+		x.index = make(map[string]uint32)
+	}
+	s := string(x.buf)
+	x.list = append(x.list, s)
+	id := uint32(len(x.list))
+	x.index[s] = id
+	return id
+}
+
+// pairs yields the pairs of set id: prefix, rest of the name, value.
+func (x *xattrSets) pairs(id uint32, yield func(prefix uint16, rest, value string) error) error {
+	for s := x.list[id-1]; s != ""; {
+		prefix := uint16(s[0]) | uint16(s[1])<<8
+		n := int(s[2]) | int(s[3])<<8
+		rest := s[4 : 4+n]
+		s = s[4+n:]
+		n = int(s[0]) | int(s[1])<<8 | int(s[2])<<16 | int(s[3])<<24
+		value := s[4 : 4+n]
+		s = s[4+n:]
+		if err := yield(prefix, rest, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// xattrTable makes the table of the sets that are used, in the order of their
+// first use. Equal values are stored once.
 type xattrTable struct {
+	sets  *xattrSets
 	pairs *tableWriter
 	ids   []byte
 	count uint32
-	sets  map[string]uint32   // by encoding
+	index []uint32            // in the table, plus 1, by number in sets
 	seen  map[string]disk.Ref // where a value is stored in line
 	buf   []byte
 }
@@ -66,42 +117,32 @@ type xattrTable struct {
 // 8 bytes itself.
 const minSharedValue = 16
 
-func newXattrTable(pairs *tableWriter) *xattrTable {
-	return &xattrTable{pairs: pairs, sets: make(map[string]uint32), seen: make(map[string]disk.Ref)}
+func newXattrTable(sets *xattrSets, pairs *tableWriter) *xattrTable {
+	return &xattrTable{sets: sets, pairs: pairs, index: make([]uint32, len(sets.list)+1), seen: make(map[string]disk.Ref)}
 }
 
-// add returns the index of a set that checkXattrs has passed.
-func (x *xattrTable) add(set map[string]string) (uint32, error) {
-	if len(set) == 0 {
+// add returns the index of a set.
+func (x *xattrTable) add(set uint32) (uint32, error) {
+	if set == 0 {
 		return disk.NoXattr, nil
 	}
-	names := slices.Sorted(maps.Keys(set))
-	x.buf = x.buf[:0]
-	for _, name := range names {
-		prefix, rest, _ := splitXattr(name)
-		x.buf = disk.AppendXattrKey(x.buf, prefix, rest)
-		x.buf = disk.AppendXattrValue(x.buf, set[name])
+	if x.index[set] > 0 {
+		return x.index[set] - 1, nil
 	}
-	if id, ok := x.sets[string(x.buf)]; ok {
-		return id, nil
-	}
-	id := x.count
-	x.sets[string(x.buf)] = id
-	x.count++
-	entry := disk.XattrID{Ref: x.pairs.ref(), Count: uint32(len(names))}
-	for _, name := range names {
-		n, err := x.addPair(name, set[name])
-		if err != nil {
-			return 0, err
-		}
+	entry := disk.XattrID{Ref: x.pairs.ref()}
+	err := x.sets.pairs(set, func(prefix uint16, rest, value string) error {
+		entry.Count++
+		n, err := x.addPair(prefix, rest, value)
 		entry.Size += uint32(n)
-	}
+		return err
+	})
 	x.ids = disk.AppendXattrID(x.ids, entry)
-	return id, nil
+	x.count++
+	x.index[set] = x.count
+	return x.count - 1, err
 }
 
-func (x *xattrTable) addPair(name, value string) (int, error) {
-	prefix, rest, _ := splitXattr(name)
+func (x *xattrTable) addPair(prefix uint16, rest, value string) (int, error) {
 	ref, shared := x.seen[value]
 	if shared {
 		prefix |= disk.XattrOutOfLine

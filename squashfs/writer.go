@@ -38,8 +38,15 @@ type Writer struct {
 	w       io.WriterAt
 	packer  *Packer
 	builder *Builder
+	packed  []packedFile
 	size    int64
 	closed  bool
+}
+
+// packedFile is a file whose contents are complete when the Packer is closed.
+type packedFile struct {
+	node    nodeID
+	content *Content
 }
 
 // NewWriter returns a Writer whose image begins at the start of w. What w has
@@ -93,8 +100,12 @@ func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if n.content, err = w.packer.Add(ctx, r, e.Size); err != nil {
+	c, err := w.packer.Add(ctx, r, e.Size)
+	if err != nil {
 		return fmt.Errorf("%w (contents of %q)", err, e.Path)
+	}
+	if c.Size > 0 {
+		w.packed = append(w.packed, packedFile{n, c})
 	}
 	return nil
 }
@@ -113,9 +124,16 @@ func (w *Writer) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.builder.AddPack(pack, contentAlign); err != nil {
+	id, err := w.builder.AddPack(pack, contentAlign)
+	if err != nil {
 		return err
 	}
+	for _, f := range w.packed {
+		if err := w.builder.setContent(f.node, f.content, id); err != nil {
+			return err
+		}
+	}
+	w.packed = nil
 	w.size, err = w.builder.WriteTables(ctx, w.w, contentAlign+pack.Size)
 	return err
 }

@@ -59,7 +59,7 @@ type DirEntry struct {
 }
 
 // AppendDirEntry appends e and its name to dst. The size is the name's.
-func AppendDirEntry(dst []byte, e DirEntry, name string) []byte {
+func AppendDirEntry[S string | []byte](dst []byte, e DirEntry, name S) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint16(dst, e.Offset)
 	dst = le.AppendUint16(dst, uint16(e.Delta))
@@ -91,7 +91,7 @@ type DirIndex struct {
 }
 
 // AppendDirIndex appends x and its name to dst. The size is the name's.
-func AppendDirIndex(dst []byte, x DirIndex, name string) []byte {
+func AppendDirIndex[S string | []byte](dst []byte, x DirIndex, name S) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint32(dst, x.Position)
 	dst = le.AppendUint32(dst, x.Block)
