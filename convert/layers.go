@@ -20,11 +20,12 @@ import (
 // maxReaders bounds how many layers are read at the same time, and with it connections and memory.
 const maxReaders = 4
 
-// A layer that may not go on waits so long for those above it, which are small as a rule, before it looks so often whether a worker
-// is idle.
+// A layer that may not go on waits so long for those above it, which are small as a rule, before it looks so often whether there are
+// processors to spare. A layer that is being read keeps nearly two of them busy with inflating, hashing and parsing.
 const (
 	speculationGrace = 50 * time.Millisecond
 	speculationPoll  = time.Millisecond
+	readerLoad       = 2
 )
 
 // layerState is a layer on its way into the image.
@@ -95,6 +96,7 @@ func (j *job) readLayers(ctx context.Context) error {
 			wanted = f.guess(ctx, i, j.pool)
 		}
 		g.Go(func() error {
+			defer f.read()()
 			known, segment, err := j.readLayer(ctx, l, &j.budget, wanted)
 			if err != nil {
 				return err
@@ -117,6 +119,7 @@ type front struct {
 	next    int           // all layers above this one are in cover
 	moved   chan struct{} // closed when next changes
 	cover   merge.Cover
+	reading int // layers that are being read and not waiting
 }
 
 func newFront(layers int) *front {
@@ -141,35 +144,61 @@ func (f *front) done(i int, entries *layer.List) {
 }
 
 // guess returns a function that says whether a file of layer i will be seen, as far as that can be told. As long as layers above
-// are not read it waits for them, unless one of several workers would idle.
+// are not read it waits for them, unless workers would idle.
 func (f *front) guess(ctx context.Context, i int, pool *squashfs.Pool) func(int32, string) (bool, error) {
 	reached := false // then nobody changes cover before i is done
-	var began time.Time
+	began := time.Now()
 	return func(_ int32, path string) (bool, error) {
-		if began.IsZero() {
-			began = time.Now()
+		if reached {
+			return !f.cover.Hides(path), nil
 		}
-		for !reached {
-			f.mu.Lock()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for {
 			reached = f.next == i
-			hides, moved := f.cover.Hides(path), f.moved
-			f.mu.Unlock()
 			switch {
-			case hides:
+			case f.cover.Hides(path):
 				return false, nil
 			case reached:
 				return true, nil
-			case pool.Workers() > 1 && time.Since(began) > speculationGrace && pool.Idle():
+			case time.Since(began) > speculationGrace && pool.Idle() > readerLoad*(f.reading-1):
 				return true, nil
 			}
-			select {
-			case <-moved:
-			case <-time.After(speculationPoll):
-			case <-ctx.Done():
-				return false, ctx.Err()
+			if err := f.wait(ctx); err != nil {
+				return false, err
 			}
 		}
-		return !f.cover.Hides(path), nil
+	}
+}
+
+// wait waits a little, or until something has changed. The caller has locked f.mu.
+func (f *front) wait(ctx context.Context) error {
+	moved := f.moved
+	f.reading--
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.reading++
+	}()
+	select {
+	case <-moved:
+		return nil
+	case <-time.After(speculationPoll):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// read counts a layer as being read until the function that it returns is called.
+func (f *front) read() func() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reading++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.reading--
 	}
 }
 

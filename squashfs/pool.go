@@ -48,11 +48,11 @@ func NewPool(workers int) *Pool {
 // Workers returns the number of workers.
 func (p *Pool) Workers() int { return p.workers }
 
-// Idle reports whether a worker has nothing to do at the moment.
-func (p *Pool) Idle() bool {
+// Idle returns how many workers have nothing to do at the moment.
+func (p *Pool) Idle() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.running < p.workers
+	return p.workers - p.running
 }
 
 // Close frees the encoders that the pool keeps. Call it when all packers that
