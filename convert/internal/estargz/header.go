@@ -218,20 +218,27 @@ func (c *header) text() int64 {
 
 // appendTo writes the blocks of the header to b.
 func (c *header) appendTo(b []byte) ([]byte, error) {
-	start := len(b)
+	format := c.tar.Format
+	if format == tar.FormatUnknown {
+		format = tar.FormatPAX // which is USTAR where that will do; else the writer would choose by itself, and round times
+	}
+	out, err := appendHeader(b, c.tar, format)
+	if err != nil {
+		// The reader puts up with headers of one format that have what only another may have.
+		out, err = appendHeader(b, c.tar, tar.FormatPAX)
+	}
+	if err != nil {
+		return b, fmt.Errorf("%w: %w", layer.ErrFormat, err)
+	}
+	return out, nil
+}
+
+func appendHeader(b []byte, h *tar.Header, format tar.Format) ([]byte, error) {
+	c := *h
+	c.Format = format
 	buf := appender{b}
-	err := tar.NewWriter(&buf).WriteHeader(c.tar)
-	if err == nil {
-		return buf.b, nil
-	}
-	// The reader puts up with headers of one format that have what only another may have.
-	h := *c.tar
-	h.Format = tar.FormatPAX
-	buf.b = buf.b[:start]
-	if err := tar.NewWriter(&buf).WriteHeader(&h); err != nil {
-		return buf.b[:start], fmt.Errorf("%w: %w", layer.ErrFormat, err)
-	}
-	return buf.b, nil
+	err := tar.NewWriter(&buf).WriteHeader(&c)
+	return buf.b, err
 }
 
 // appender is an io.Writer.
