@@ -12,6 +12,7 @@
 //	hpcimg sign|verify IMAGE                  SIF signatures
 //	hpcimg exec|run IMAGE [ARG …]             a process in the image
 //	hpcimg mount IMAGE DIR · umount DIR       kernel mount, root only
+//	hpcimg cache list|clean|verify            what conversions keep for the next one
 //	hpcimg probe                              what this host allows, and why not
 //
 // # References
@@ -26,6 +27,7 @@
 // The packages read no environment; the command does, and hands them values:
 // SOURCE_DATE_EPOCH (the time stamps of what is written), DOCKER_CONFIG and
 // REGISTRY_AUTH_FILE (credentials), APPTAINER_KEYSDIR (where keys live),
+// HPCIMG_CACHE_DIR or else XDG_CACHE_HOME (where the cache is),
 // APPTAINERENV_X and SINGULARITYENV_X (variable X inside the container), TMPDIR.
 //
 // # Exit status

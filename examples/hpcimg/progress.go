@@ -143,14 +143,17 @@ func (b *barReporter) Close() {
 	b.progress.Wait()
 }
 
-// stagePush is the stage of events that a push makes of its own.
-const stagePush convert.Stage = "push"
+// Stages of events that verbs make of their own.
+const (
+	stagePush   convert.Stage = "push"
+	stageVerify convert.Stage = "verify"
+)
 
 // eventKey is what a line is about. The stages that do not count bytes are over
 // before anybody could read of them.
 func eventKey(e convert.Event) (key string, ok bool) {
 	switch e.Stage {
-	case convert.StageLayer, convert.StageRepack, convert.StageWrite, stagePush:
+	case convert.StageLayer, convert.StageRepack, convert.StageWrite, stagePush, stageVerify:
 		return strings.TrimSpace(string(e.Stage) + " " + e.Name), true
 	default:
 		return "", false

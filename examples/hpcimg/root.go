@@ -129,6 +129,9 @@ type flags struct {
 	plainHTTP   bool
 	allRoot     bool
 
+	cacheDir string
+	noCache  bool
+
 	keysDir      string
 	passphraseFD int
 }
@@ -155,10 +158,12 @@ func newRoot(std stdio) *cobra.Command {
 	p := root.PersistentFlags()
 	p.BoolVarP(&f.quiet, "quiet", "q", false, "print no progress")
 	p.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain or none")
+	p.StringVar(&f.cacheDir, "cache-dir", "", "directory of the cache (default $HPCIMG_CACHE_DIR, or hpcimg in the user's cache directory)")
+	p.BoolVar(&f.noCache, "no-cache", false, "neither use a cache nor fill it")
 	root.AddCommand(
 		newPull(f), newConvert(f), newPush(f),
 		newInspect(f), newLs(f), newCat(f), newExtract(f),
-		newSign(f), newVerify(f), newKey(f),
+		newSign(f), newVerify(f), newKey(f), newCache(f),
 		newExec(f), newRun(f), newShell(f), newMount(f), newUmount(f), newProbe(f),
 	)
 	for _, c := range root.Commands() {
