@@ -248,6 +248,42 @@ func TestWriter(t *testing.T) {
 	noLeftovers(t, c.Dir())
 }
 
+func TestSetKey(t *testing.T) {
+	c := open(t, "", nil)
+	w, err := c.Create(cache.KindSegment, "aabbccdd-unfinished")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	for _, bad := range []string{"", "aabbccdd.x", "abbbccdd-1"} { // the last one would be in another directory
+		if err := w.SetKey(bad); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := w.SetKey("aabbccdd-1"); err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.Commit(t.Context(), 0, []byte("m"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	checkEntry(t, get(t, c, cache.KindSegment, "aabbccdd-1"), nil, []byte("m"))
+	miss(t, c, cache.KindSegment, "aabbccdd-unfinished")
+	if err := w.SetKey("aabbccdd-2"); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("after commit: %v", err)
+	}
+	data := []byte("blob")
+	w, err = c.Create(cache.KindBlob, blobKey(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	if err := w.SetKey(blobKey(data)); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("of a blob: %v", err)
+	}
+}
+
 func TestAbort(t *testing.T) {
 	c := open(t, "", nil)
 	w, err := c.Create(cache.KindIndex, key("a"))

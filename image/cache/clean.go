@@ -282,7 +282,7 @@ func (c *Cache) evictionDue() bool {
 			return false
 		}
 	}
-	if err := c.replaceFile(dir, stampName, fmt.Sprintln("hpcimg")); err != nil {
+	if err := c.replaceFile(dir, stampName, fmt.Sprintln("hpcimg"), time.Time{}); err != nil {
 		c.opts.Logger.Debug("cache: stamp not written", "error", err)
 		return false
 	}

@@ -37,7 +37,7 @@ func (c *Cache) LeasePath(name string) string { return c.newLease(name).path }
 
 // ForgeMark writes a mark that matches the file of an entry as it is now.
 func (c *Cache) ForgeMark(e *Entry, verified time.Time, boot string) {
-	c.writeMark(shard(c.dir, e.kind, e.key), e.key, mark{id: e.id, verified: verified, boot: boot})
+	c.writeMark(shard(c.dir, e.kind, e.key), e.key, mark{id: e.id, verified: verified, boot: boot}, time.Time{})
 }
 
 // HasMark reports whether a mark of use says that the entry has been verified, and whether it is bound to a boot.

@@ -90,15 +90,16 @@ func (c *Cache) readMark(dir, key string) (mark, bool) {
 	return decodeMark(string(text), key)
 }
 
-// writeMark replaces the side file. It is a convenience: an error is a mark less.
-func (c *Cache) writeMark(dir, key string, m mark) {
-	err := c.replaceFile(dir, key+usedSuffix, m.encode(key))
+// writeMark replaces the side file. A zero time of use is now. The mark is a convenience: an error is a mark less.
+func (c *Cache) writeMark(dir, key string, m mark, used time.Time) {
+	err := c.replaceFile(dir, key+usedSuffix, m.encode(key), used)
 	if err != nil {
 		c.opts.Logger.Debug("cache: mark not written", "key", key, "error", err)
 	}
 }
 
-func (c *Cache) replaceFile(dir, name, text string) error {
+// replaceFile writes a small file that has no need to survive a power cut.
+func (c *Cache) replaceFile(dir, name, text string, mtime time.Time) error {
 	f, temp, err := c.createTemp(dir, "mark")
 	if err != nil {
 		return err
@@ -111,6 +112,9 @@ func (c *Cache) replaceFile(dir, name, text string) error {
 		err = f.Chmod(c.fileMode)
 	}
 	err = errors.Join(err, c.steps.do("close", temp, f.Close))
+	if err == nil && !mtime.IsZero() {
+		err = c.steps.do("touch", temp, func() error { return os.Chtimes(temp, mtime, mtime) })
+	}
 	if err == nil {
 		err = c.steps.do("rename", temp, func() error { return os.Rename(temp, filepath.Join(dir, name)) })
 	}
@@ -173,8 +177,8 @@ func (c *Cache) good(m mark) bool {
 }
 
 // markVerified notes that the data of an entry has just been verified. It notes nothing if the data may have been read from memory only:
-// unsynced data that this system holds is synced first, and for what another system holds there is time to write it.
-func (c *Cache) markVerified(e *Entry) {
+// unsynced data that this system holds is synced first, and for what another system holds there is time to write it. A zero time of use is now.
+func (c *Cache) markVerified(e *Entry, used time.Time) {
 	if e.id == (identity{}) {
 		return
 	}
@@ -190,5 +194,5 @@ func (c *Cache) markVerified(e *Entry) {
 	if e.tier != c.dir && c.mkdir(dir) != nil {
 		return
 	}
-	c.writeMark(dir, e.key, mark{id: e.id, verified: time.Now()})
+	c.writeMark(dir, e.key, mark{id: e.id, verified: time.Now()}, used)
 }

@@ -91,7 +91,7 @@ func TestFullDisk(t *testing.T) {
 	})
 	c := open(t, mnt, nil)
 	full := 0
-	for n := 0; n < 100; n++ {
+	for n := range 100 {
 		// Room for all but the last pages, so that data, metadata, footer and side file run out in turn.
 		free := freeBytes(t, mnt)
 		data := make([]byte, max(0, free-int64(n)*4096))

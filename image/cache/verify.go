@@ -27,7 +27,7 @@ func (e *Entry) Verify(ctx context.Context) error {
 		return err
 	}
 	e.verified.Store(true)
-	e.c.markVerified(e)
+	e.c.markVerified(e, time.Time{})
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (c *Cache) verifyOne(ctx context.Context, info Info, result *VerifyResult, 
 	}
 	result.Entries++
 	result.Size += e.size
-	c.markVerified(e)
+	c.markVerified(e, info.Used) // this is no use
 	return nil, nil
 }
 

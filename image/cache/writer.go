@@ -309,7 +309,7 @@ func (w *Writer) announce(e *Entry) {
 	if e.id == (identity{}) {
 		m = mark{}
 	}
-	w.c.writeMark(w.dir, w.key, m)
+	w.c.writeMark(w.dir, w.key, m, time.Time{})
 }
 
 func linked(a, b string) bool {
