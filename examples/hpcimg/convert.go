@@ -76,6 +76,16 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 		return err
 	}
 	defer closer.Close()
+	if opts.Cache, err = f.openCache(cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	opts.Reuse = f.reuse
+	if _, err := os.Lstat(dest); err == nil {
+		opts.Reuse = append(opts.Reuse, dest)
+	}
+	if f.forecast {
+		return f.printForecast(cmd, input, dest, opts)
+	}
 	report, err := f.newReporter(cmd.ErrOrStderr())
 	if err != nil {
 		return err
@@ -98,9 +108,61 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 	if f.json {
 		return printJSON(out, result)
 	}
-	_, err = fmt.Fprintf(out, "%s: %s, %d layers, %d entries, %.1f s\n",
-		result.Path, byteCount(result.Size), len(result.Layers), result.Entries, result.Elapsed.Seconds())
+	kept := 0
+	for _, l := range result.Layers {
+		if l.Index != convert.OriginSource && l.SegmentFrom != convert.OriginSource {
+			kept++
+		}
+	}
+	layers := fmt.Sprintf("%d layers", len(result.Layers))
+	if kept > 0 {
+		layers += fmt.Sprintf(" (%d not read again)", kept)
+	}
+	_, err = fmt.Fprintf(out, "%s: %s, %s, %d entries, %.1f s\n",
+		result.Path, byteCount(result.Size), layers, result.Entries, result.Elapsed.Seconds())
 	return err
+}
+
+// printForecast says what a conversion would do.
+func (f *flags) printForecast(cmd *cobra.Command, input *convert.Source, dest string, opts *convert.Options) error {
+	plan, err := convert.Plan(cmd.Context(), input, dest, opts)
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	if f.json {
+		return printJSON(out, plan)
+	}
+	for _, l := range plan.Layers {
+		from := string(l.SegmentFrom)
+		switch {
+		case from == "":
+			from = "depends on layers above" // whose contents are not known yet
+		case l.SegmentFrom == convert.OriginSource && l.Index != convert.OriginSource:
+			from = "source, index from " + string(l.Index)
+		}
+		if l.Index == convert.OriginSource {
+			from = "source"
+		}
+		name := "all"
+		if l.Digest != "" {
+			name = shortDigest(l.Digest)
+		}
+		fmt.Fprintf(out, "%-12s %10s  %s\n", name, byteCount(l.Segment), from)
+	}
+	about := "about "
+	if plan.Exact {
+		about = ""
+	}
+	fmt.Fprintf(out, "to read %s, to compress %s%s, to copy %s\n", byteCount(plan.Download), about, byteCount(plan.Compress), byteCount(plan.Copy))
+	for _, s := range plan.Space {
+		free := "unknown"
+		if s.Free >= 0 {
+			free = byteCount(s.Free)
+		}
+		fmt.Fprintf(out, "in %s: needed %s%s, free %s\n", printable(s.Dir), about, byteCount(s.Need), free)
+	}
+	return nil
 }
 
 func (f *flags) convertOptions() (*convert.Options, error) {
@@ -123,7 +185,7 @@ func (f *flags) convertOptions() (*convert.Options, error) {
 	return &convert.Options{
 		Compression: comp, Level: f.level, BlockSize: f.blockSize, Workers: f.workers,
 		TempDir: f.tmpDir, Force: f.force, Time: epoch, AllRoot: f.allRoot,
-		SIF: convert.SIFOptions{Tool: "hpcimg", Version: version, Arch: arch},
+		SIF: convert.SIFOptions{Tool: "hpcimg", Version: version, Arch: arch, NoReuse: f.noReuse},
 	}, nil
 }
 

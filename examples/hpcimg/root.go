@@ -128,6 +128,9 @@ type flags struct {
 	force       bool
 	plainHTTP   bool
 	allRoot     bool
+	reuse       []string
+	noReuse     bool
+	forecast    bool
 
 	cacheDir string
 	noCache  bool
@@ -202,6 +205,9 @@ func (f *flags) addWrite(c *cobra.Command) {
 	c.Flags().StringVar(&f.tmpDir, "tmp-dir", "", "where to spool (default beside the destination)")
 	c.Flags().BoolVar(&f.allRoot, "all-root", false, "make everything belong to root, as Apptainer does")
 	c.Flags().BoolVarP(&f.force, "force", "F", false, "replace an existing destination")
+	c.Flags().StringArrayVar(&f.reuse, "reuse", nil, "take what has not changed from this SIF file, an earlier version; may be repeated. A file to be replaced is always reused")
+	c.Flags().BoolVar(&f.noReuse, "no-reuse-index", false, "leave out of a SIF file the index with which the next version can be made from it")
+	c.Flags().BoolVarP(&f.forecast, "dry-run", "n", false, "say what would be fetched, compressed and copied, and how much space that takes")
 }
 
 func (f *flags) addJSON(c *cobra.Command) {
