@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 
@@ -55,41 +53,11 @@ func (e *boundError) Error() string { return printable("image: "+e.doing+": "+e.
 
 func (e *boundError) Unwrap() error { return e.err }
 
-// printable is s, shortened to about n bytes, with everything escaped that would move a terminal's cursor, change its title, or
-// hide or reorder text.
-func printable(s string, n int) string {
-	s = clip(s, n)
-	odd := func(r rune) bool { return r != '\n' && !strconv.IsPrint(r) }
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, odd) {
-		return s
-	}
-	var b []byte
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && size == 1:
-			b = fmt.Appendf(b, `\x%02x`, s[0])
-		case odd(r):
-			quoted := strconv.QuoteRune(r)
-			b = append(b, quoted[1:len(quoted)-1]...)
-		default:
-			b = append(b, s[:size]...)
-		}
-		s = s[size:]
-	}
-	return string(b)
-}
+// printable is s, shortened and fit for a terminal.
+func printable(s string, n int) string { return distribution.Printable(s, n) }
 
-// clip keeps error texts readable when the offending string is long. It cuts between characters.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "…"
-}
+// clip keeps error texts readable when the offending string is long.
+func clip(s string, n int) string { return distribution.Clip(s, n) }
 
 // DocumentError is a document that breaks its specification. It is ErrFormat.
 type DocumentError struct {
@@ -182,8 +150,8 @@ type UnauthorizedError struct {
 }
 
 func (e *UnauthorizedError) Error() string {
-	return fmt.Sprintf("%s does not let us at %s (log in to %[1]s or pass credentials for it; "+
-		"some registries answer like this when the repository does not exist): %v", e.Host, e.Repository, e.Err)
+	return printable(fmt.Sprintf("%s does not let us at %s (log in to %[1]s or pass credentials for it; "+
+		"some registries answer like this when the repository does not exist): %v", e.Host, e.Repository, e.Err), 1900)
 }
 
 // Unwrap returns the registry's answer.
@@ -203,7 +171,7 @@ func (e *TransportError) Error() string {
 	if e.RetryAfter > 0 {
 		text += fmt.Sprintf(" (try again in %s)", e.RetryAfter)
 	}
-	return text
+	return printable(text, 1900)
 }
 
 // Unwrap returns the cause.
@@ -212,13 +180,28 @@ func (e *TransportError) Unwrap() error { return e.Err }
 // transportError turns the wire client's error into ours.
 func transportError(err error) error {
 	e, ok := errors.AsType[*distribution.Error](err)
-	switch {
-	case !ok:
+	if !ok {
 		return err
+	}
+	if l, ok := errors.AsType[*distribution.LengthError](err); ok {
+		return lengthError(e, l)
+	}
+	switch {
 	case e.Unauthorized():
 		return &UnauthorizedError{Host: e.Host, Repository: e.Repository, Err: e.Err}
 	case e.NotFound():
 		return fmt.Errorf("no such %s in %s at %s: %w", e.What, e.Repository, e.Host, fs.ErrNotExist)
 	}
 	return &TransportError{Host: e.Host, Op: e.Op, Status: e.Status, RetryAfter: e.RetryAfter, Err: e.Err}
+}
+
+// lengthError is the answer of a registry whose blob has another size than its descriptor. It never got as far as a digest.
+func lengthError(e *distribution.Error, l *distribution.LengthError) error {
+	hint := ""
+	if l.MediaType == "text/html" {
+		hint = " (the answer is an HTML page: is there a proxy or a login page in between?)"
+	}
+	return fmt.Errorf("%s from %s: %w%s", e.Op, e.Host, &DigestError{
+		Descriptor: Descriptor{Digest: l.Digest, Size: l.Want}, GotSize: min(l.Got, l.Want+1),
+	}, hint)
 }

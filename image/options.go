@@ -22,12 +22,13 @@ type Options struct {
 
 // RegistryOptions says how registries are talked to. The zero value of every field is its default.
 type RegistryOptions struct {
-	// Credentials are asked for once per repository. Default: anonymous. Nothing is read from the user's configuration
-	// unless a program says so, for example with registry.DockerConfig.
+	// Credentials are asked for when a repository is first used, and again when the registry refuses what they gave. Default:
+	// anonymous. Nothing is read from the user's configuration unless a program says so, for example with registry.DockerConfig.
 	Credentials Credentials
 	// PlainHTTP allows HTTP with registries that do not speak HTTPS. Those on a loopback address may always.
 	PlainHTTP bool
-	// Transport carries the requests. Default: a transport with time-outs that knows the system's certificates.
+	// Transport carries the requests. Default: a transport with time-outs that knows the system's certificates, and of its own
+	// for each image that is opened; programs that open many share connections by passing one. It has to leave redirects alone.
 	Transport http.RoundTripper
 	// Proxy is used by the default transport, for example http.ProxyFromEnvironment. Default: no proxy.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -35,9 +36,15 @@ type RegistryOptions struct {
 	UserAgent string
 	// IdleTimeout ends a request whose peer sends nothing for so long. Default: one minute.
 	IdleTimeout time.Duration
-	// RetryBudget bounds what a request spends on waiting before it is repeated after 429, 5xx and the like. Default: one
-	// minute; negative: requests are never repeated.
+	// MinRate is what a peer has to send in the long run, in bytes a second, not to count as silent. Default: 1024; negative: one
+	// byte now and then is enough.
+	MinRate int64
+	// RetryBudget bounds the waiting, between attempts and for answers that do not come, since the last mebibyte arrived. Requests
+	// are repeated after 429, 5xx and broken connections, and a blob that breaks off is continued where it stopped. Default: one
+	// minute; negative: nothing is repeated or continued.
 	RetryBudget time.Duration
+	// Attempts bounds the requests in a row that bring less than a mebibyte. Default: 8.
+	Attempts int
 }
 
 // Credentials finds the credential for a registry, named as in [Reference.Host]. The zero Credential means anonymous. It may be
@@ -113,7 +120,9 @@ func (o RegistryOptions) client(logger *slog.Logger) *distribution.Client {
 		PlainHTTP:   o.PlainHTTP,
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,
+		MinRate:     o.MinRate,
 		RetryBudget: o.RetryBudget,
+		Attempts:    o.Attempts,
 		Logger:      logger,
 	}
 	if o.Credentials != nil {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/opencontainers/go-digest"
@@ -11,10 +12,20 @@ import (
 
 // openRemote opens an image in a registry.
 func openRemote(ctx context.Context, ref Reference, o Options) (*Image, error) {
-	repo, err := o.Registry.client(o.Logger).Repository(ref.Host, ref.Repository, distribution.Pull)
+	client := o.Registry.client(o.Logger)
+	repo, err := client.Repository(ref.Host, ref.Repository, distribution.Pull)
 	if err != nil {
 		return nil, err
 	}
+	img, err := loadRemote(ctx, repo, ref, o)
+	if err != nil {
+		client.CloseIdle()
+		return nil, err
+	}
+	return img, nil
+}
+
+func loadRemote(ctx context.Context, repo *distribution.Repository, ref Reference, o Options) (*Image, error) {
 	root, raw, err := fetchRoot(ctx, repo, ref, o.Limits)
 	if err != nil {
 		return nil, transportError(err)
@@ -36,21 +47,14 @@ func fetchRoot(ctx context.Context, repo *distribution.Repository, ref Reference
 	if ref.Digest != "" {
 		name = ref.Digest.String()
 	}
-	doc, err := repo.Manifest(ctx, name, acceptManifests())
+	doc, err := repo.Manifest(ctx, name, acceptManifests(), limits.ManifestBytes)
+	if errors.Is(err, distribution.ErrTooLong) {
+		return Descriptor{}, nil, &LimitError{What: "manifest bytes", Limit: limits.ManifestBytes}
+	}
 	if err != nil {
 		return Descriptor{}, nil, err
 	}
-	defer doc.Body.Close()
-	if doc.Size > limits.ManifestBytes {
-		return Descriptor{}, nil, &LimitError{What: "manifest bytes", Limit: limits.ManifestBytes}
-	}
-	raw, err := io.ReadAll(io.LimitReader(doc.Body, limits.ManifestBytes+1))
-	if err != nil {
-		return Descriptor{}, nil, err
-	}
-	if int64(len(raw)) > limits.ManifestBytes {
-		return Descriptor{}, nil, &LimitError{What: "manifest bytes", Limit: limits.ManifestBytes}
-	}
+	raw := doc.Raw
 	want := ref.Digest
 	if want == "" && doc.Digest != "" {
 		if err := validDigest(doc.Digest); err != nil {
@@ -83,19 +87,27 @@ type remoteSource struct {
 	repo *distribution.Repository
 }
 
+// maxRemoteManifest bounds manifests that nobody else has bounded: those that a caller opens as a blob.
+const maxRemoteManifest = 64 << 20
+
 func (s *remoteSource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
 	if !isManifest(d.MediaType) && !isIndex(d.MediaType) {
-		return s.repo.Blob(ctx, d.Digest)
+		return s.repo.Blob(ctx, d.Digest, d.Size)
 	}
-	doc, err := s.repo.Manifest(ctx, d.Digest.String(), acceptManifests())
+	if d.Size > maxRemoteManifest {
+		return nil, &LimitError{What: "manifest bytes", Limit: maxRemoteManifest}
+	}
+	doc, err := s.repo.Manifest(ctx, d.Digest.String(), acceptManifests(), d.Size)
+	if errors.Is(err, distribution.ErrTooLong) {
+		return nil, &DigestError{Descriptor: bare(d), GotSize: d.Size + 1}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if !genericType(doc.MediaType) && doc.MediaType != d.MediaType {
-		_ = doc.Body.Close()
 		return nil, documentError("manifest", "Content-Type", "is %q for a descriptor of type %q", clip(doc.MediaType, 100), d.MediaType)
 	}
-	return doc.Body, nil
+	return bytesReader(doc.Raw), nil
 }
 
 // overlaySource has one document at hand and leaves the rest to another source.

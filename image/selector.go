@@ -16,6 +16,7 @@ type selector struct {
 	read    int        // documents read so far
 	root    Descriptor // the first of them
 	have    []Platform
+	noted   map[string]bool // have, as text
 }
 
 // find returns the image for the wanted platform at or below d, or nil if there is none. Depth counts the indexes above d.
@@ -107,8 +108,11 @@ func (s *selector) choose(ctx context.Context, entries []Descriptor, depth int) 
 // note remembers a platform that was not wanted, for the error.
 func (s *selector) note(p Platform) {
 	p = normalPlatform(p)
-	same := func(q Platform) bool { return platformString(p) == platformString(q) }
-	if len(s.have) < 1000 && !slices.ContainsFunc(s.have, same) {
+	if text := platformString(p); len(s.have) < 1000 && !s.noted[text] {
+		if s.noted == nil {
+			s.noted = map[string]bool{}
+		}
+		s.noted[text] = true
 		s.have = append(s.have, p)
 	}
 }

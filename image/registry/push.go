@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -118,38 +119,86 @@ func (p *pusher) blob(ctx context.Context, d image.Descriptor) error {
 		p.report.send(Event{Descriptor: d, Done: d.Size, Exists: true, Complete: true})
 		return nil
 	}
-	rc, err := p.img.OpenBlob(ctx, d)
-	if err != nil {
-		return err
-	}
-	defer rc.Close()
-	body := &counted{r: rc, report: p.report, event: Event{Descriptor: d}}
-	if err := p.repo.PushBlob(ctx, d.Digest, d.Size, body); err != nil {
-		if body.err != nil {
-			// The upload failed because our side did; that error says more than the registry's.
-			return fmt.Errorf("read %s: %w", d.Digest, body.err)
+	up := &upload{report: p.report, event: Event{Descriptor: d}}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	err = p.repo.PushBlob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) {
+		rc, err := p.img.OpenBlob(ctx, d)
+		if err != nil {
+			up.fail(err)
+			return nil, err
 		}
+		return up.start(rc), nil
+	})
+	// A transport may go on reading for a moment. What it reads then is of no interest.
+	cause := up.end()
+	switch {
+	case err != nil && cause != nil:
+		// The upload failed because our side did; that error says more than the registry's.
+		return fmt.Errorf("read %s: %w", d.Digest, cause)
+	case err != nil:
 		return err
 	}
 	p.report.send(Event{Descriptor: d, Done: d.Size, Complete: true})
 	return nil
 }
 
-// counted reports the progress of a body and keeps the error that ended it.
-type counted struct {
-	r      io.Reader
+// upload reports the progress of a blob, whatever number of attempts it takes, and keeps the error that ended one on our side.
+type upload struct {
 	report *reporter
-	event  Event
-	err    error
+
+	mu    sync.Mutex
+	event Event
+	err   error
+	ended bool
 }
 
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.event.Done += int64(n)
+// start begins an attempt with a new reader.
+func (u *upload) start(rc io.ReadCloser) io.ReadCloser {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.err = nil
+	return &uploadBody{ReadCloser: rc, upload: u}
+}
+
+func (u *upload) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.ended {
+		u.err = err
+	}
+}
+
+// sent reports that an attempt has come to byte n. Bytes that are sent again are no progress.
+func (u *upload) sent(n int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.ended && n > u.event.Done {
+		u.event.Done = n
+		u.report.tick(u.event)
+	}
+}
+
+func (u *upload) end() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+	return u.err
+}
+
+type uploadBody struct {
+	io.ReadCloser
+	upload *upload
+	n      int64
+}
+
+func (b *uploadBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
 	if err != nil && err != io.EOF {
-		c.err = err
+		b.upload.fail(err)
 		return n, err
 	}
-	c.report.tick(c.event)
+	b.upload.sent(b.n)
 	return n, err
 }

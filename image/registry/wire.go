@@ -16,7 +16,9 @@ func newWire(o image.RegistryOptions, logger *slog.Logger) *distribution.Client 
 		PlainHTTP:   o.PlainHTTP,
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,
+		MinRate:     o.MinRate,
 		RetryBudget: o.RetryBudget,
+		Attempts:    o.Attempts,
 		Logger:      logger,
 	}
 	if o.Credentials != nil {

@@ -2,17 +2,13 @@ package distribution
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // Credential is what a registry accepts in place of anonymity. The zero value is anonymous.
@@ -31,13 +27,41 @@ type Config struct {
 	Credentials func(ctx context.Context, host string) (Credential, error) // default: anonymous
 	UserAgent   string                                                     // default: "hpcimg"
 	IdleTimeout time.Duration                                              // default: one minute
-	RetryBudget time.Duration                                              // longest sum of waits of a request; default: one minute, negative: none
+	MinRate     int64                                                      // bytes a second that a body brings at least; default: 1024, negative: none
+	RetryBudget time.Duration                                              // longest sum of waits without progress; default: one minute, negative: none
+	Attempts    int                                                        // requests in a row without progress; default: 8
 	Logger      *slog.Logger
 }
+
+func (c Config) withDefaults() Config {
+	if c.UserAgent == "" {
+		c.UserAgent = "hpcimg"
+	}
+	if c.IdleTimeout <= 0 {
+		c.IdleTimeout = time.Minute
+	}
+	if c.MinRate == 0 {
+		c.MinRate = 1024
+	}
+	if c.RetryBudget == 0 {
+		c.RetryBudget = time.Minute
+	}
+	if c.Attempts <= 0 {
+		c.Attempts = 8
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// maxSessions bounds what a client remembers; a session that was forgotten authenticates again.
+const maxSessions = 1024
 
 // Client holds the connections and tokens for any number of registries.
 type Client struct {
 	config Config
+	idle   func() // closes idle connections of a transport of ours
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -45,27 +69,20 @@ type Client struct {
 
 // New returns a client. It does nothing on the wire yet.
 func New(config *Config) *Client {
-	c := &Client{sessions: map[string]*session{}}
+	c := &Client{sessions: map[string]*session{}, idle: func() {}}
 	if config != nil {
 		c.config = *config
 	}
+	c.config = c.config.withDefaults()
 	if c.config.Transport == nil {
-		c.config.Transport = newTransport(c.config.Proxy)
-	}
-	if c.config.UserAgent == "" {
-		c.config.UserAgent = "hpcimg"
-	}
-	if c.config.IdleTimeout <= 0 {
-		c.config.IdleTimeout = time.Minute
-	}
-	if c.config.RetryBudget == 0 {
-		c.config.RetryBudget = time.Minute
-	}
-	if c.config.Logger == nil {
-		c.config.Logger = slog.New(slog.DiscardHandler)
+		t := newTransport(c.config)
+		c.config.Transport, c.idle = t, t.CloseIdleConnections
 	}
 	return c
 }
+
+// CloseIdle closes the connections that no request uses. The client stays usable. A transport of the caller's is left alone.
+func (c *Client) CloseIdle() { c.idle() }
 
 // Rights are what a token is asked for.
 type Rights string
@@ -80,18 +97,15 @@ const (
 type Repository struct {
 	host    string // as people write it
 	name    string
-	base    string // https://API-HOST/v2/NAME
+	base    string // https://API-HOST/v2/NAME; requests get the scheme that the registry speaks
+	client  *Client
 	session *session
 }
 
 // Repository returns the repository called repo at host. Both must have been validated by the caller.
 func (c *Client) Repository(host, repo string, rights Rights) (*Repository, error) {
-	// go-containerregistry maps docker.io to its API host, and tries HTTP after HTTPS only with registries it calls insecure.
-	var options []name.Option
-	if c.config.PlainHTTP || isLoopback((&url.URL{Host: host}).Hostname()) {
-		options = append(options, name.Insecure)
-	}
-	parsed, err := name.NewRepository(host+"/"+repo, options...)
+	// go-containerregistry knows that docker.io has its API elsewhere.
+	parsed, err := name.NewRepository(host + "/" + repo)
 	if err != nil {
 		return nil, err
 	}
@@ -100,93 +114,20 @@ func (c *Client) Repository(host, repo string, rights Rights) (*Repository, erro
 	defer c.mu.Unlock()
 	s := c.sessions[key]
 	if s == nil {
-		s = c.newSession(host, parsed, rights)
+		s = c.newSession(host, parsed.RegistryStr(), parsed.Scope(string(rights)))
+		for forgotten := range c.sessions {
+			if len(c.sessions) < maxSessions {
+				break
+			}
+			delete(c.sessions, forgotten)
+		}
 		c.sessions[key] = s
 	}
 	return &Repository{
 		host:    host,
 		name:    repo,
 		base:    "https://" + parsed.RegistryStr() + "/v2/" + parsed.RepositoryStr(),
+		client:  c,
 		session: s,
 	}, nil
-}
-
-// session is the authenticated way to one repository, made by the first request.
-type session struct {
-	client *Client
-	host   string
-	repo   name.Repository
-	rights Rights
-	base   http.RoundTripper
-
-	turn chan struct{} // a mutex that a context can give up on
-	http *http.Client
-}
-
-func (c *Client) newSession(host string, repo name.Repository, rights Rights) *session {
-	u := url.URL{Host: repo.RegistryStr()}
-	var rt http.RoundTripper = &watchdog{next: c.config.Transport, idle: c.config.IdleTimeout}
-	rt = &guard{
-		next:      rt,
-		plainHTTP: c.config.PlainHTTP,
-		loopback:  isLoopback(u.Hostname()),
-		userAgent: c.config.UserAgent,
-	}
-	rt = &retry{next: rt, budget: c.config.RetryBudget, logger: c.config.Logger}
-	return &session{client: c, host: host, repo: repo, rights: rights, base: rt, turn: make(chan struct{}, 1)}
-}
-
-// connect authenticates once. A failure is not kept: the next request tries again, perhaps with a living context.
-func (s *session) connect(ctx context.Context) (*http.Client, error) {
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if s.http != nil {
-		return s.http, nil
-	}
-	auth := authn.Anonymous
-	if s.client.config.Credentials != nil {
-		cred, err := s.client.config.Credentials(ctx, s.host)
-		if err != nil {
-			return nil, fmt.Errorf("credentials for %s: %w", s.host, err)
-		}
-		if cred != (Credential{}) {
-			auth = authn.FromConfig(authConfig(cred))
-		}
-	}
-	scopes := []string{s.repo.Scope(string(s.rights))}
-	rt, err := transport.NewWithContext(ctx, s.repo.Registry, auth, s.base, scopes)
-	if err != nil {
-		return nil, err
-	}
-	s.http = &http.Client{Transport: rt, CheckRedirect: checkRedirect}
-	return s.http, nil
-}
-
-func authConfig(c Credential) authn.AuthConfig {
-	return authn.AuthConfig{
-		Username:      c.Username,
-		Password:      c.Password,
-		IdentityToken: c.IdentityToken,
-		RegistryToken: c.RegistryToken,
-	}
-}
-
-// do sends a request and returns its answer if the status is one of want.
-func (r *Repository) do(req *http.Request, what string, want ...int) (*http.Response, error) {
-	client, err := r.session.connect(req.Context())
-	if err != nil {
-		return nil, r.newError(req.Method, what, err)
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return nil, r.newError(req.Method, what, err)
-	}
-	if slices.Contains(want, res.StatusCode) {
-		return res, nil
-	}
-	return nil, r.statusError(res, req.Method, what)
 }

@@ -25,8 +25,9 @@ func (r *Repository) HasBlob(ctx context.Context, d digest.Digest) (bool, error)
 	return res.StatusCode == http.StatusOK, nil
 }
 
-// PushBlob uploads a blob of known size in one request.
-func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, body io.Reader) error {
+// PushBlob uploads a blob of known size in one request. Open is called for each attempt, and again after a redirect or when a token
+// has expired.
+func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
 	start, err := http.NewRequestWithContext(ctx, http.MethodPost, r.base+"/blobs/uploads/", http.NoBody)
 	if err != nil {
 		return r.newError(http.MethodPost, "upload", err)
@@ -40,13 +41,14 @@ func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, 
 	if err != nil {
 		return r.newError(http.MethodPost, "upload", err)
 	}
-	put, err := http.NewRequestWithContext(ctx, http.MethodPut, target, io.NopCloser(body))
+	put, err := http.NewRequestWithContext(ctx, http.MethodPut, target, http.NoBody)
 	if err != nil {
 		return r.newError(http.MethodPut, "upload", err)
 	}
-	put.ContentLength = size
-	if size == 0 {
-		put.Body = http.NoBody
+	if size > 0 {
+		put.ContentLength = size
+		put.GetBody = open
+		put.Body = &lazyBody{open: open}
 	}
 	put.Header.Set("Content-Type", "application/octet-stream")
 	res, err = r.do(put, "blob", http.StatusCreated, http.StatusAccepted, http.StatusNoContent)
@@ -57,31 +59,60 @@ func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, 
 	return nil
 }
 
+// lazyBody opens a body when it is read, which it may never be: requests are sent with copies.
+type lazyBody struct {
+	open func() (io.ReadCloser, error)
+	body io.ReadCloser
+}
+
+func (b *lazyBody) Read(p []byte) (int, error) {
+	if b.body == nil {
+		body, err := b.open()
+		if err != nil {
+			return 0, err
+		}
+		b.body = body
+	}
+	return b.body.Read(p)
+}
+
+func (b *lazyBody) Close() error {
+	if b.body == nil {
+		return nil
+	}
+	return b.body.Close()
+}
+
 // uploadTarget is the URL that an answer to the start of an upload names, completed by the digest. Credentials follow it only
-// if it stays on the registry's host: the transport attaches them by host.
+// if it stays on the registry's host.
 func uploadTarget(res *http.Response, d digest.Digest) (string, error) {
 	location := res.Header.Get("Location")
 	if location == "" {
 		return "", fmt.Errorf("no Location to upload to")
 	}
-	u, err := res.Request.URL.Parse(location)
+	asked := res.Request.URL
+	u, err := asked.Parse(location)
 	if err != nil {
-		return "", fmt.Errorf("location to upload to: %w", err)
+		return "", fmt.Errorf("no usable Location to upload to")
 	}
-	if u.Scheme != "https" && res.Request.URL.Scheme == "https" {
-		return "", fmt.Errorf("refused to upload from https to %s", u.Scheme)
+	if u.Host == asked.Host {
+		// A registry behind a proxy that adds TLS does not know of it.
+		u.Scheme = asked.Scheme
+	}
+	if u.Scheme != "https" && asked.Scheme == "https" {
+		return "", fmt.Errorf("%w to upload from https to %s", errRefused, Printable(u.Scheme, 20))
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return "", fmt.Errorf("location to upload to: %w", err)
+		return "", fmt.Errorf("no usable Location to upload to")
 	}
 	query.Set("digest", d.String())
-	u.RawQuery = query.Encode()
+	u.RawQuery, u.User = query.Encode(), nil
 	return u.String(), nil
 }
 
 // PushManifest stores a manifest or index under ref, a tag or its digest, and returns the digest that the registry reports,
-// if it does.
+// if it does. It is unchecked.
 func (r *Repository) PushManifest(ctx context.Context, ref, mediaType string, raw []byte) (digest.Digest, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, r.base+"/manifests/"+ref, bytes.NewReader(raw))
 	if err != nil {

@@ -2,13 +2,16 @@ package distribution
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -16,17 +19,27 @@ import (
 const (
 	firstBackoff = 250 * time.Millisecond
 	maxBackoff   = 8 * time.Second
-	maxAttempts  = 8
 )
 
 // retry repeats requests that may succeed the next time, as long as the waits fit into budget.
 type retry struct {
-	next   http.RoundTripper
-	budget time.Duration
-	logger *slog.Logger
+	next     http.RoundTripper
+	budget   time.Duration
+	attempts int
+	logger   *slog.Logger
 }
 
+// withoutRetries marks a context whose requests are repeated by somebody above, who knows more.
+func withoutRetries(ctx context.Context) context.Context {
+	return context.WithValue(ctx, retriesKey{}, true)
+}
+
+type retriesKey struct{}
+
 func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Context().Value(retriesKey{}) != nil {
+		return r.next.RoundTrip(req)
+	}
 	left := r.budget
 	for attempt := 1; ; attempt++ {
 		started := time.Now()
@@ -35,7 +48,8 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			// Time-outs use up the budget like waits do.
 			left -= time.Since(started)
 		}
-		if attempt == maxAttempts || !retryable(req, res, err) {
+		if attempt == r.attempts || req.Context().Err() != nil || !repeatable(req) ||
+			(err == nil && !transientStatus(res.StatusCode)) || (err != nil && !transient(err)) {
 			return res, err
 		}
 		wait := backoff(attempt)
@@ -64,32 +78,55 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// retryable reports whether an attempt failed in a way that tends to pass. Refused connections and unknown hosts do not: people
+// repeatable reports whether a request can be sent again.
+func repeatable(req *http.Request) bool {
+	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// transientStatus reports whether an answer may be another one the next time.
+func transientStatus(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// transient reports whether a request failed in a way that tends to pass. Refused connections and unknown hosts do not: people
 // want to hear of those at once.
-func retryable(req *http.Request, res *http.Response, err error) bool {
-	if req.Context().Err() != nil || (req.Body != nil && req.Body != http.NoBody && req.GetBody == nil) {
+func transient(err error) bool {
+	if hopeless(err) {
 		return false
 	}
-	if err == nil {
-		switch res.StatusCode {
-		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			return true
-		}
-		return false
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+	if errors.Is(err, ErrStalled) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNABORTED) {
 		return true
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.IsTemporary
 	}
-	timeout, ok := errors.AsType[net.Error](err)
-	return ok && timeout.Timeout()
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return true
+	}
+	// The errors of HTTP/2 in net/http have no exported types: GOAWAY, RST_STREAM, a connection that was lost.
+	text := err.Error()
+	return strings.Contains(text, "http2: ") || strings.Contains(text, "stream error: ") || strings.Contains(text, "server closed idle connection")
 }
 
-// rewind returns req ready to be sent again.
+// hopeless reports whether err will be the same every time.
+func hopeless(err error) bool {
+	if errors.Is(err, errRefused) {
+		return true
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok
+}
+
+// rewind returns req ready to be sent, with a body of its own if that is possible.
 func rewind(req *http.Request) (*http.Request, error) {
 	again := req.Clone(req.Context())
 	if req.GetBody != nil {
@@ -102,10 +139,59 @@ func rewind(req *http.Request) (*http.Request, error) {
 	return again, nil
 }
 
+// patience is what is left of it while one thing is being read with several requests: attempts and waits since there was
+// progress.
+type patience struct {
+	config   *Config
+	failures int
+	left     time.Duration
+	mark     int64
+}
+
+// progressStep is how much has to arrive for a new start of the count.
+const progressStep = 1 << 20
+
+func newPatience(c *Config) patience { return patience{config: c, left: c.RetryBudget} }
+
+// progress tells how many bytes there are now.
+func (p *patience) progress(n int64) {
+	if n-p.mark >= progressStep {
+		p.mark, p.failures, p.left = n, 0, p.config.RetryBudget
+	}
+}
+
+// wait lets time pass after a failure, or returns err if there is no patience left. Spent is how long we waited for nothing already.
+// After the first failure there is always another attempt: what stalled once may be a connection that died.
+func (p *patience) wait(ctx context.Context, err *Error, spent time.Duration) error {
+	if ctx.Err() != nil || p.config.RetryBudget < 0 {
+		return err
+	}
+	p.failures++
+	p.left = max(p.left-spent, 0)
+	pause := backoff(p.failures)
+	switch {
+	case p.failures >= p.config.Attempts,
+		max(pause, err.RetryAfter) > p.left && (p.failures > 1 || err.RetryAfter > 0):
+		if p.failures > 1 {
+			err.Err = fmt.Errorf("gave up after %d attempts: %w", p.failures, err.Err)
+		}
+		return err
+	}
+	pause = min(max(pause, err.RetryAfter), max(p.left, firstBackoff))
+	p.left = max(p.left-pause, 0)
+	p.config.Logger.DebugContext(ctx, "registry request repeated", "host", err.Host, "op", err.Op, "status", err.Status,
+		"error", err.Err, "wait", pause)
+	if sleepErr := sleep(ctx, pause); sleepErr != nil {
+		err.Err = sleepErr
+		return err
+	}
+	return nil
+}
+
 // backoff doubles with every attempt and varies by half, so that the ranks of a job that failed together do not come back
 // together.
 func backoff(attempt int) time.Duration {
-	d := min(firstBackoff<<(attempt-1), maxBackoff)
+	d := min(firstBackoff<<min(attempt-1, 10), maxBackoff)
 	return d/2 + rand.N(d/2)
 }
 
@@ -115,8 +201,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	if v == "" {
 		return 0
 	}
-	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
+	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(seconds) * time.Second // out of range: the largest there is
 	}
 	if at, err := http.ParseTime(v); err == nil && at.After(now) {
 		return at.Sub(now)

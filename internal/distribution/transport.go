@@ -1,29 +1,27 @@
 package distribution
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
-// newTransport is the transport of clients that bring none. It reads no environment: proxies come from the caller.
-func newTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
+// newTransport is the transport of clients that bring none. It reads no environment: proxies come from the caller. How long an
+// answer may take is the watchdog's business, who knows how much was sent.
+func newTransport(c Config) *http.Transport {
+	ping := min(c.IdleTimeout/2, 15*time.Second)
 	return &http.Transport{
-		Proxy:                 proxy,
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   8,
-		IdleConnTimeout:       15 * time.Second,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
+		Proxy:               c.Proxy,
+		DialContext:         (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     15 * time.Second,
+		TLSHandshakeTimeout: 15 * time.Second,
+		// A connection of HTTP/2 that died without a word would be used again for every attempt.
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: ping},
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true,
 		// A header block is where a hostile peer could send for ever.
@@ -35,25 +33,40 @@ func newTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
 type guard struct {
 	next      http.RoundTripper
 	plainHTTP bool
-	loopback  bool // the registry itself is on this machine
+	registry  string // host of the registry itself, without a port
 	userAgent string
 }
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	local := isLoopback(req.URL.Hostname())
-	switch {
-	case local && !g.loopback:
-		return nil, fmt.Errorf("refused a request to %s on behalf of another host", req.URL.Host)
-	case req.URL.Scheme == "http" && !g.plainHTTP && (!local || !g.loopback):
-		return nil, fmt.Errorf("refused plain HTTP to %s: it has to be allowed by an option", req.URL.Host)
+	if err := g.allow(req); err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, err
 	}
 	req = req.Clone(req.Context())
 	req.Header.Set("User-Agent", g.userAgent)
+	// net/http tells the target of a redirect where it came from, with a signature that may be in the URL.
+	req.Header.Del("Referer")
 	if req.Header.Get("Accept-Encoding") == "" {
 		// A transport of the caller may be decompressing on its own otherwise, and digests are of the bytes as stored.
 		req.Header.Set("Accept-Encoding", "identity")
 	}
 	return g.next.RoundTrip(req)
+}
+
+func (g *guard) allow(req *http.Request) error {
+	host := req.URL.Hostname()
+	local, trusted := isLoopback(host), isLoopback(g.registry)
+	switch {
+	case local && !trusted, !strings.EqualFold(host, g.registry) && isDisguised(host):
+		return fmt.Errorf("%w a request to %s on behalf of another host", errRefused, Printable(req.URL.Host, 100))
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return fmt.Errorf("%w a request over %q", errRefused, Printable(req.URL.Scheme, 20))
+	case req.URL.Scheme == "http" && !g.plainHTTP && !local:
+		return fmt.Errorf("%w plain HTTP to %s: it has to be allowed by an option", errRefused, Printable(req.URL.Host, 100))
+	}
+	return nil
 }
 
 // isLoopback reports whether host, without a port, means this machine by its form; nothing is resolved.
@@ -63,98 +76,28 @@ func isLoopback(host string) bool {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
+	return err == nil && (addr.Unmap().IsLoopback() || addr.Unmap().IsUnspecified())
 }
 
-// watchdog cancels a request whose peer stays silent for too long.
-type watchdog struct {
-	next http.RoundTripper
-	idle time.Duration
-}
-
-func (w *watchdog) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancel(req.Context())
-	t := &idleTimer{idle: w.idle, cancel: cancel}
-	t.timer = time.AfterFunc(w.idle, t.fire)
-	req = req.Clone(ctx)
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &sentBody{body: req.Body, timer: t}
+// isDisguised reports whether host is an address that no registry has business with, or one in a spelling that some resolvers take
+// for an address: a cloud's metadata service, 2130706433, 0x7f.1.
+func isDisguised(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if addr, err := netip.ParseAddr(host); err == nil {
+		addr = addr.Unmap()
+		return addr.IsLinkLocalUnicast() || addr.IsMulticast()
 	}
-	res, err := w.next.RoundTrip(req)
-	t.stop()
-	if err != nil {
-		cancel()
-		return nil, t.explain(err)
-	}
-	res.Body = &receivedBody{body: res.Body, timer: t}
-	return res, nil
-}
-
-// idleTimer runs while we wait for the peer and stands still while we do something else.
-type idleTimer struct {
-	idle   time.Duration
-	timer  *time.Timer
-	cancel context.CancelFunc
-	fired  atomic.Bool
-}
-
-func (t *idleTimer) fire() {
-	t.fired.Store(true)
-	t.cancel()
-}
-
-func (t *idleTimer) start() { t.timer.Reset(t.idle) }
-func (t *idleTimer) stop()  { t.timer.Stop() }
-
-// explain replaces the "context canceled" that our own cancelling caused.
-func (t *idleTimer) explain(err error) error {
-	if err != nil && err != io.EOF && t.fired.Load() {
-		return fmt.Errorf("%w: nothing happened for %s", ErrStalled, t.idle)
-	}
-	return err
-}
-
-// sentBody is a request body: the time its source needs is not the peer's.
-type sentBody struct {
-	body  io.ReadCloser
-	timer *idleTimer
-}
-
-func (b *sentBody) Read(p []byte) (int, error) {
-	b.timer.stop()
-	defer b.timer.start()
-	return b.body.Read(p)
-}
-
-func (b *sentBody) Close() error { return b.body.Close() }
-
-// receivedBody is a response body: the timer runs only inside Read.
-type receivedBody struct {
-	body  io.ReadCloser
-	timer *idleTimer
-}
-
-func (b *receivedBody) Read(p []byte) (int, error) {
-	b.timer.start()
-	n, err := b.body.Read(p)
-	b.timer.stop()
-	return n, b.timer.explain(err)
-}
-
-func (b *receivedBody) Close() error {
-	b.timer.stop()
-	err := b.body.Close()
-	b.timer.cancel()
-	return err
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	return last != "" && last[0] >= '0' && last[0] <= '9' && strings.Trim(last, "0123456789abcdefx") == ""
 }
 
 // checkRedirect stops loops and downgrades; guard sees to the rest.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
-		return errors.New("stopped after 10 redirects")
+		return fmt.Errorf("%w to follow more than 10 redirects", errRefused)
 	}
 	if via[len(via)-1].URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return fmt.Errorf("refused a redirect from https to %s", req.URL.Scheme)
+		return fmt.Errorf("%w a redirect from https to %s", errRefused, Printable(req.URL.Scheme, 20))
 	}
 	return nil
 }
