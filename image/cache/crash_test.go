@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -29,6 +30,16 @@ func interpose(c *cache.Cache, hook func(op, path string, do func() error) error
 		}
 		return hook(op, path, do)
 	})
+}
+
+// long makes tests try more combinations than one of each kind.
+var long = flag.Bool("cache.long", false, "try every kind of loss and of error at every step")
+
+func longer() int {
+	if *long {
+		return 4
+	}
+	return 1
 }
 
 // workload stores two entries, uses one, takes a lease, verifies and cleans: every step that a process can die at.
@@ -141,7 +152,7 @@ func TestPowerCut(t *testing.T) {
 		func(b []byte) []byte { return append(make([]byte, min(len(b), 4096)), b[min(len(b), 4096):]...) },
 	}
 	for _, local := range []bool{false, true} {
-		for round := range 2 {
+		for round := range longer() {
 			for n := range steps(t, local) {
 				c := open(t, "", nil)
 				c.SetBoot("boot-1", local)
@@ -163,7 +174,7 @@ func TestPowerCut(t *testing.T) {
 					return err
 				})
 				_ = workload(c)
-				cutPower(t, c.Dir(), synced, losses[(n+2*round)%len(losses)])
+				cutPower(t, c.Dir(), synced, losses[(n+round)%len(losses)])
 				survivors(t, c.Dir(), "boot-2", local)
 				if t.Failed() {
 					t.Fatalf("local %v, round %d, power cut at step %d", local, round, n)
@@ -217,7 +228,7 @@ func cutPower(t *testing.T, dir string, synced map[string]bool, lose func([]byte
 // TestFailingSteps fails each step. What matters must come out of the call, and in no case may anything wrong be left.
 func TestFailingSteps(t *testing.T) {
 	causes := []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT}
-	for round := range 2 {
+	for round := range longer() {
 		for n := range steps(t, false) {
 			cause := causes[(n+round)%len(causes)]
 			c := open(t, "", nil)

@@ -184,7 +184,11 @@ func (c *Cache) markVerified(e *Entry, used time.Time) {
 	}
 	dir := shard(c.dir, e.kind, e.key)
 	m, ok := c.readMark(filepath.Dir(e.path), e.key)
-	if synced := e.durable || ok && m.id == e.id && m.boot == ""; !synced {
+	lasting := ok && m.id == e.id && m.boot == ""
+	if lasting && e.tier == c.dir && time.Since(m.verified).Abs() < markInterval {
+		return
+	}
+	if !e.durable && !lasting {
 		err := c.steps.do("sync", e.path, e.f.Sync)
 		age := time.Since(time.Unix(0, max(e.id.mtime, e.id.ctime)))
 		if err != nil || !c.local && age < unsyncedAge {
