@@ -17,7 +17,8 @@ type Kind string
 
 // The kinds of entries.
 const (
-	// KindBlob is a blob of a registry. Its key is its digest, sha256-<hex> or sha512-<hex>, and its file is the bare blob.
+	// KindBlob is a blob of a registry. Its key is its digest, sha256-<hex> or sha512-<hex>, and its file
+	// is the bare blob.
 	KindBlob Kind = "blob"
 	// KindIndex is what a layer's names, attributes and digests are.
 	KindIndex Kind = "index"
@@ -34,12 +35,13 @@ const (
 
 // Options says how a cache is opened. A nil *Options and the zero value mean the same.
 type Options struct {
-	// Site are directories of caches that are asked after the own one and are never written to. One that does not exist
-	// is passed over.
+	// Site are directories of caches that are asked after the own one and are never written to. One that
+	// does not exist is passed over.
 	Site []string
 	// Owners are users whose files are trusted, besides root and oneself.
 	Owners []uint32
-	// VerifyAge is how long data that has been verified is not verified again. 0 is 7 days, negative is no time at all.
+	// VerifyAge is how long data that has been verified is not verified again. 0 is 7 days, negative is no
+	// time at all.
 	VerifyAge time.Duration
 	// MaxSize is how many bytes the cache may hold: once an hour at most, Commit removes what was used least recently
 	// until it holds no more. 0 is 50 GiB, negative is no limit.
@@ -87,12 +89,12 @@ type Cache struct {
 
 // Open opens the cache in dir, which it makes, of mode 0700, if it is not there.
 //
-// The contents of a cache become part of images. So a directory that belongs to an untrusted user, or that others may write to, is
-// an *UntrustedError: somebody could plant an entry. Of each file the same is asked when it is opened, and one that fails
-// is a miss.
+// The contents of a cache become part of images. So a directory that belongs to an untrusted user, or that
+// others may write to, is an *UntrustedError: somebody could plant an entry. Of each file the same is asked
+// when it is opened, and one that fails is a miss.
 //
-// The mode of dir decides who may read what is stored: nobody else if it is 0700, whoever it lets in if it is 0750 or 0755.
-// That is how a trusted account fills a directory that others name in Options.Site.
+// The mode of dir decides who may read what is stored: nobody else if it is 0700, whoever it lets in if it is
+// 0750 or 0755. That is how a trusted account fills a directory that others name in Options.Site.
 func Open(dir string, opts *Options) (*Cache, error) {
 	if dir == "" {
 		return nil, fmt.Errorf("cache: no directory: %w", fs.ErrInvalid)
@@ -143,8 +145,8 @@ func (c *Cache) makeDir() error {
 	return nil
 }
 
-// checkTier refuses a directory in which somebody who is not trusted could put a file of ours under another name, or a file of
-// another user.
+// checkTier refuses a directory in which somebody who is not trusted could put a file of ours under another
+// name, or a file of another user.
 func (c *Cache) checkTier(dir string) error {
 	for _, path := range []string{dir, filepath.Join(dir, layout)} {
 		info, err := os.Stat(path)

@@ -146,9 +146,9 @@ type CleanResult struct {
 	Leftovers int // files of writers that are gone
 }
 
-// Clean removes entries of the own tier, those used least recently first, until the rest is within both limits. What was used in the last hour
-// stays, unless All is set. Files that dead processes left are removed in any case, once it is certain that they are dead or
-// a day has passed. Whoever has an entry open keeps it.
+// Clean removes entries of the own tier, those used least recently first, until the rest is within both limits.
+// What was used in the last hour stays, unless All is set. Files that dead processes left are removed in any
+// case, once it is certain that they are dead or a day has passed. Whoever has an entry open keeps it.
 //
 // After an error the result says what was done.
 func (c *Cache) Clean(ctx context.Context, opts *CleanOptions) (*CleanResult, error) {
@@ -261,7 +261,8 @@ func (c *Cache) evict(ctx context.Context) {
 	}
 }
 
-// evictionDue reports whether this process is the one to clean, and notes so in a stamp file. Of several that look at once each may be.
+// evictionDue reports whether this process is the one to clean, and notes so in a stamp file. Of several that
+// look at once each may be.
 func (c *Cache) evictionDue() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -22,7 +22,8 @@ const nobody = 1<<22 + 1
 
 var errCrashed = errors.New("crashed")
 
-// interpose sets a hook. What is synced is of no matter to a test without a power cut but takes most of the time, so it is not.
+// interpose sets a hook. What is synced is of no matter to a test without a power cut but takes most of the
+// time, so it is not.
 func interpose(c *cache.Cache, hook func(op, path string, do func() error) error) {
 	c.SetHook(func(op, path string, do func() error) error {
 		if op == "sync" || op == "syncdir" {
@@ -85,7 +86,8 @@ func steps(t *testing.T, local bool) int {
 	return n
 }
 
-// survivors wants whatever is found in a cache after a crash to be right, the cache to work, and nothing of the dead to be left.
+// survivors wants whatever is found in a cache after a crash to be right, the cache to work, and nothing of the
+// dead to be left.
 func survivors(t *testing.T, dir, boot string, local bool) {
 	t.Helper()
 	c := open(t, dir, nil)
@@ -142,8 +144,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestPowerCut ends the system before each step: of files that were not synced, the names and sizes may be there without the data, or the
-// files may be short.
+// TestPowerCut ends the system before each step: of files that were not synced, the names and sizes may be
+// there without the data, or the files may be short.
 func TestPowerCut(t *testing.T) {
 	losses := []func(b []byte) []byte{
 		func(b []byte) []byte { return make([]byte, len(b)) },
@@ -193,8 +195,8 @@ func inode(t *testing.T, path string) string {
 	return fmt.Sprint(info.Sys().(*syscall.Stat_t).Ino)
 }
 
-// cutPower takes the data of entries that were not synced, but leaves them their times and makes their marks fit, as if all that were metadata had
-// survived.
+// cutPower takes the data of entries that were not synced, but leaves them their times and makes their marks
+// fit, as if all that were metadata had survived.
 func cutPower(t *testing.T, dir string, synced map[string]bool, lose func([]byte) []byte) {
 	t.Helper()
 	c := open(t, dir, nil)

@@ -8,8 +8,9 @@ import (
 	"hpcimg/image/cache/internal/disk"
 )
 
-// Entry is an open entry. It stays readable when the cache forgets it, and never changes; on a network file system reading
-// may end with an error once another node has removed it. Its methods may be called concurrently, save for Close.
+// Entry is an open entry. It stays readable when the cache forgets it, and never changes; on a network file
+// system reading may end with an error once another node has removed it. Its methods may be called
+// concurrently, save for Close.
 type Entry struct {
 	c    *Cache
 	kind Kind
@@ -30,7 +31,8 @@ type Entry struct {
 // Size returns the size of the data.
 func (e *Entry) Size() int64 { return e.size }
 
-// ReadAt reads data. Nothing checks it but Verify and VerifyRange, and nothing may be done with data that they have not checked.
+// ReadAt reads data. Nothing checks it but Verify and VerifyRange, and nothing may be done with data that they
+// have not checked.
 func (e *Entry) ReadAt(p []byte, off int64) (int, error) {
 	if off >= e.size {
 		return 0, io.EOF
@@ -45,11 +47,13 @@ func (e *Entry) ReadAt(p []byte, off int64) (int, error) {
 	return e.f.ReadAt(p, off)
 }
 
-// Meta returns what the writer said of the data. It has been checked, is shared, and must not be changed. A blob has none.
+// Meta returns what the writer said of the data. It has been checked, is shared, and must not be changed. A
+// blob has none.
 func (e *Entry) Meta() []byte { return e.meta }
 
-// File returns the file of the entry, open for reading. The data stands at its offset 0, followed by zeros up to a multiple of
-// 4096 except for a blob, so that ranges can be cloned out of it. The file is closed with the entry.
+// File returns the file of the entry, open for reading. The data stands at its offset 0, followed by zeros up
+// to a multiple of 4096 except for a blob, so that ranges can be cloned out of it. The file is closed with the
+// entry.
 func (e *Entry) File() *os.File { return e.f }
 
 // Close closes the file.

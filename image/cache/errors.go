@@ -35,8 +35,8 @@ func (e *UntrustedError) Error() string {
 // Is makes errors.Is(err, ErrUntrusted) true.
 func (e *UntrustedError) Is(target error) bool { return target == ErrUntrusted }
 
-// CorruptError is an entry whose contents are not what they should be. By the time that it is returned, the entry is gone from
-// the own tier.
+// CorruptError is an entry whose contents are not what they should be. By the time that it is returned, the
+// entry is gone from the own tier.
 type CorruptError struct {
 	Kind   Kind
 	Key    string

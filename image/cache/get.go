@@ -17,9 +17,9 @@ import (
 
 // Get opens an entry and checks everything of it but its data, for which there is [Entry.Verify]. The caller closes it.
 //
-// A miss of any sort is fs.ErrNotExist: no such entry, a damaged or short one, one that belongs to an untrusted user
-// or that others may write to, an error of the file system. A damaged entry of the own tier is removed. The other errors are
-// those of the context, and fs.ErrInvalid for what is no key.
+// A miss of any sort is fs.ErrNotExist: no such entry, a damaged or short one, one that belongs to an untrusted
+// user or that others may write to, an error of the file system. A damaged entry of the own tier is removed.
+// The other errors are those of the context, and fs.ErrInvalid for what is no key.
 func (c *Cache) Get(ctx context.Context, kind Kind, key string) (*Entry, error) {
 	if err := checkKey(kind, key); err != nil {
 		return nil, err
@@ -43,8 +43,8 @@ func (c *Cache) Get(ctx context.Context, kind Kind, key string) (*Entry, error) 
 	return nil, &fs.PathError{Op: "cache: get", Path: string(kind) + "/" + key, Err: fs.ErrNotExist}
 }
 
-// open opens an entry of one tier. An error that is errDamaged says that it is of no use, and that it has been removed if it was
-// ours to remove.
+// open opens an entry of one tier. An error that is errDamaged says that it is of no use, and that it has been
+// removed if it was ours to remove.
 func (c *Cache) open(tier string, kind Kind, key string) (*Entry, error) {
 	dir := shard(tier, kind, key)
 	path := filepath.Join(dir, key)

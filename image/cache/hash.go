@@ -28,9 +28,9 @@ type chunkError struct {
 	err   error
 }
 
-// hashChunks hashes the chunks from first to before end of size bytes of data, several at once, and calls each with the sums, in any order
-// and concurrently. Of several errors it returns that of the first chunk, so that damage has one place; a context's
-// error comes bare.
+// hashChunks hashes the chunks from first to before end of size bytes of data, several at once, and calls each
+// with the sums, in any order and concurrently. Of several errors it returns that of the first chunk, so that
+// damage has one place; a context's error comes bare.
 func hashChunks(ctx context.Context, r io.ReaderAt, size, first, end int64, each func(chunk int64, sum [sumSize]byte) error) (chunkError, error) {
 	var (
 		next   atomic.Int64

@@ -14,7 +14,8 @@ const (
 	minKey    = 8
 	minPrefix = 8
 
-	// version of the layout of directories, and of side files. Programs of another one do not see each other's entries.
+	// version of the layout of directories, and of side files. Programs of another one do not see each
+	// other's entries.
 	layout     = "v1"
 	leaseDir   = "lease"
 	stampName  = "cleaned"

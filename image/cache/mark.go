@@ -16,22 +16,24 @@ const (
 	markInterval = time.Hour // between two marks of use
 	maxMark      = 512
 
-	// unsyncedAge bounds the trust in data that was not synced when it was verified: by then the system has written it, or has failed to.
+	// unsyncedAge bounds the trust in data that was not synced when it was verified: by then the system has
+	// written it, or has failed to.
 	unsyncedAge = time.Hour
 	// clockSkew is by how much the clocks of two nodes may differ.
 	clockSkew = 24 * time.Hour
 )
 
-// identity tells a file that has been verified from one that was changed or replaced since. The device is no part of it:
-// a mark stands in the same directory as its file, and each NFS client has its own number for it. The zero value is unknown.
+// identity tells a file that has been verified from one that was changed or replaced since. The device is no
+// part of it: a mark stands in the same directory as its file, and each NFS client has its own number for it.
+// The zero value is unknown.
 type identity struct {
 	inode        uint64
 	size         int64
 	mtime, ctime int64 // nanoseconds
 }
 
-// mark is what the side file of an entry says; the time of the last use is the side file's own. It never says anything that the
-// entry's file itself could be damaged by, and a wrong one costs a verification.
+// mark is what the side file of an entry says; the time of the last use is the side file's own. It never says
+// anything that the entry's file itself could be damaged by, and a wrong one costs a verification.
 type mark struct {
 	id       identity
 	verified time.Time // zero: not
@@ -176,8 +178,9 @@ func (c *Cache) good(m mark) bool {
 	return m.boot == "" || c.local && m.boot == c.host.boot && age < unsyncedAge
 }
 
-// markVerified notes that the data of an entry has just been verified. It notes nothing if the data may have been read from memory only:
-// unsynced data that this system holds is synced first, and for what another system holds there is time to write it. A zero time of use is now.
+// markVerified notes that the data of an entry has just been verified. It notes nothing if the data may have
+// been read from memory only: unsynced data that this system holds is synced first, and for what another system
+// holds there is time to write it. A zero time of use is now.
 func (c *Cache) markVerified(e *Entry, used time.Time) {
 	if e.id == (identity{}) {
 		return

@@ -46,12 +46,13 @@ type leaseText struct {
 	Token string `json:"token"` // makes it one's own
 }
 
-// Once lets one caller of many, in this process, in others and on other nodes, do the work that name stands for. It returns nil, nil as soon as ready
-// reports that the work is done, which it asks now and then; or a release function to the one caller that is to do it, which that
-// one calls when it is done or has failed. When it has failed, or died, the next one is chosen.
+// Once lets one caller of many, in this process, in others and on other nodes, do the work that name stands
+// for. It returns nil, nil as soon as ready reports that the work is done, which it asks now and then; or a
+// release function to the one caller that is to do it, which that one calls when it is done or has failed. When
+// it has failed, or died, the next one is chosen.
 //
-// A lease only saves work. Whatever is wrong with it, the answer is to go ahead, so two callers may be chosen; what they publish is the same. The
-// only errors are the context's.
+// A lease only saves work. Whatever is wrong with it, the answer is to go ahead, so two callers may be chosen;
+// what they publish is the same. The only errors are the context's.
 func (c *Cache) Once(ctx context.Context, name string, ready func() bool) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -134,8 +135,8 @@ func (l *lease) acquire() (bool, error) {
 	return l.takeOver()
 }
 
-// create makes the file of the lease, if there is none, with its text in it: an empty one would have to grow old before anybody could tell whether
-// its holder is alive.
+// create makes the file of the lease, if there is none, with its text in it: an empty one would have to grow
+// old before anybody could tell whether its holder is alive.
 func (l *lease) create() (bool, error) {
 	steps := l.c.steps
 	f, temp, err := l.c.createTemp(filepath.Dir(l.path), "lease")

@@ -18,7 +18,8 @@ import (
 
 func never() bool { return false }
 
-// herd calls Once from 64 goroutines with handles of their own and counts those that are chosen. The chosen one works for a moment.
+// herd calls Once from 64 goroutines with handles of their own and counts those that are chosen. The chosen one
+// works for a moment.
 func herd(t *testing.T, dir string) (chosen int32) {
 	t.Helper()
 	var (
@@ -118,7 +119,8 @@ func TestOnceCancelled(t *testing.T) {
 	}
 }
 
-// TestDeadLeader wants the lease of a process that is gone, or of another host that gives no sign, to be taken over, by one.
+// TestDeadLeader wants the lease of a process that is gone, or of another host that gives no sign, to be taken
+// over, by one.
 func TestDeadLeader(t *testing.T) {
 	old := time.Now().Add(-2 * time.Minute)
 	for _, tt := range []struct {
@@ -174,7 +176,8 @@ func TestDeadGuard(t *testing.T) {
 	}
 }
 
-// TestLivingLeader wants a leader to be let alone as long as its heart beats, and not to mistake another's lease for its own.
+// TestLivingLeader wants a leader to be let alone as long as its heart beats, and not to mistake another's
+// lease for its own.
 func TestLivingLeader(t *testing.T) {
 	c := open(t, "", nil)
 	c.SetHost("elsewhere.0")

@@ -39,7 +39,8 @@ func TestOtherUsersFiles(t *testing.T) {
 	}
 }
 
-// TestOtherUsersDirectory wants a cache of somebody else to be refused, as the own tier and as a site's, and what is in that user's mark too.
+// TestOtherUsersDirectory wants a cache of somebody else to be refused, as the own tier and as a site's, and
+// what is in that user's mark too.
 func TestOtherUsersDirectory(t *testing.T) {
 	oracle.Root(t)
 	uid, gid := oracle.User(t)

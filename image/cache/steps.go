@@ -1,7 +1,7 @@
 package cache
 
-// steps runs every operation by which the store changes, and those on which a lookup depends. Tests put a function in between
-// that fails an operation, forgets it, or ends the world after it.
+// steps runs every operation by which the store changes, and those on which a lookup depends. Tests put a
+// function in between that fails an operation, forgets it, or ends the world after it.
 type steps struct {
 	hook func(op, path string, do func() error) error
 }

@@ -23,8 +23,8 @@ func identify(info fs.FileInfo) identity {
 	return identity{inode: st.Ino, size: info.Size(), mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano()}
 }
 
-// localFS reports whether dir is on a file system that nobody but this kernel writes to, so that a power cut which loses unsynced data of it
-// ends this boot too.
+// localFS reports whether dir is on a file system that nobody but this kernel writes to, so that a power cut
+// which loses unsynced data of it ends this boot too.
 func localFS(dir string) bool {
 	var st unix.Statfs_t
 	for {
@@ -57,8 +57,8 @@ func pidNamespace() string {
 	return name
 }
 
-// startTime returns when a process started, in the kernel's ticks, or "" if that is not to be learned. A process that has ended and is only waited for
-// has started "never".
+// startTime returns when a process started, in the kernel's ticks, or "" if that is not to be learned. A
+// process that has ended and is only waited for has started "never".
 func startTime(pid int) string {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {

@@ -52,8 +52,8 @@ func hostCharacters(name string) string {
 	}, name[:min(len(name), 40)])
 }
 
-// createTemp makes a temporary file beside what it will become: .part-<name>-<host>-<pid>-<random>. Never O_TMPFILE, which network file
-// systems lack.
+// createTemp makes a temporary file beside what it will become: .part-<name>-<host>-<pid>-<random>. Never
+// O_TMPFILE, which network file systems lack.
 func (c *Cache) createTemp(dir, name string) (f *os.File, path string, err error) {
 	for range tempAttempts {
 		path = filepath.Join(dir, c.tempName(name))
@@ -77,7 +77,8 @@ func (c *Cache) tempName(name string) string {
 	return fmt.Sprintf("%s%s-%s-%d-%x", tempPrefix, name[:min(len(name), 12)], c.host.tag, c.host.pid, b)
 }
 
-// deadTemp reports whether a temporary file's name is that of a process of this host that is gone. Of other hosts' it cannot know.
+// deadTemp reports whether a temporary file's name is that of a process of this host that is gone. Of other
+// hosts' it cannot know.
 func (c *Cache) deadTemp(name string) bool {
 	parts := strings.Split(name, "-")
 	if len(parts) < 4 || parts[len(parts)-3] != c.host.tag {
@@ -87,8 +88,8 @@ func (c *Cache) deadTemp(name string) bool {
 	return err == nil && pid > 0 && !alive(pid, "")
 }
 
-// serverTime returns what time it is for whoever keeps the files, whose clock sets their times. It differs from ours on a network file
-// system.
+// serverTime returns what time it is for whoever keeps the files, whose clock sets their times. It differs from
+// ours on a network file system.
 func (c *Cache) serverTime(dir string) (time.Time, error) {
 	f, path, err := c.createTemp(dir, "time")
 	if err != nil {

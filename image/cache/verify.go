@@ -12,9 +12,9 @@ import (
 	"hpcimg/image/cache/internal/disk"
 )
 
-// Verify checks all of the data: a blob against its digest, the others against the SHA-256 of each MiB, several at once. It returns at once
-// if that has been done for this very file within Options.VerifyAge. An error is a *CorruptError, and the entry is gone from the own tier
-// then; or it is the context's.
+// Verify checks all of the data: a blob against its digest, the others against the SHA-256 of each MiB, several
+// at once. It returns at once if that has been done for this very file within Options.VerifyAge. An error is a
+// *CorruptError, and the entry is gone from the own tier then; or it is the context's.
 func (e *Entry) Verify(ctx context.Context) error {
 	if e.verified.Load() {
 		return nil
@@ -102,9 +102,9 @@ type VerifyResult struct {
 // progressInterval keeps reports of progress rare enough for a terminal and frequent enough for a person.
 const progressInterval = 100 * time.Millisecond
 
-// Verify reads all entries of all tiers, whatever has been verified before, from the disk if the system lets it choose. It removes what is
-// damaged from the own tier and says so in its result, not by an error. progress, which may be nil, is called
-// with bytes at most ten times a second and once at the end, never concurrently.
+// Verify reads all entries of all tiers, whatever has been verified before, from the disk if the system lets it
+// choose. It removes what is damaged from the own tier and says so in its result, not by an error. progress,
+// which may be nil, is called with bytes at most ten times a second and once at the end, never concurrently.
 func (c *Cache) Verify(ctx context.Context, progress func(done, total int64)) (*VerifyResult, error) {
 	infos, err := c.List(ctx)
 	if err != nil {

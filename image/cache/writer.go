@@ -17,8 +17,8 @@ import (
 	"hpcimg/image/cache/internal/disk"
 )
 
-// Writer is an entry in the making, under a temporary name. WriteAt and ReadAt may be called concurrently; Write, Commit and Abort belong to
-// one goroutine.
+// Writer is an entry in the making, under a temporary name. WriteAt and ReadAt may be called concurrently;
+// Write, Commit and Abort belong to one goroutine.
 type Writer struct {
 	c    *Cache
 	kind Kind
@@ -52,8 +52,8 @@ func (c *Cache) Create(kind Kind, key string) (*Writer, error) {
 	return w, nil
 }
 
-// SetKey gives an index or a segment another key than Create was told, for those who only know it when they have written it. The first two
-// characters, which say in what directory the entry is, must be the same.
+// SetKey gives an index or a segment another key than Create was told, for those who only know it when they
+// have written it. The first two characters, which say in what directory the entry is, must be the same.
 func (w *Writer) SetKey(key string) error {
 	if err := checkKey(w.kind, key); err != nil {
 		return err
@@ -115,15 +115,16 @@ func (w *Writer) removeTemp() error {
 	return w.c.steps.do("remove", w.temp, func() error { return os.Remove(w.temp) })
 }
 
-// Commit makes the first size bytes and meta an entry and returns it, open and verified. A blob has no meta, and is refused with a *CorruptError
-// if it does not have its digest; more than 256 MiB of meta are a *LimitError.
+// Commit makes the first size bytes and meta an entry and returns it, open and verified. A blob has no meta,
+// and is refused with a *CorruptError if it does not have its digest; more than 256 MiB of meta are a
+// *LimitError.
 //
-// The entry gets its name only if nobody else has made the same one meanwhile. Else Commit returns one's own all the same, which nobody
-// else will see. Any error of the file system that shows up by then, and there are some that only do when data is synced
-// or a file is closed, is Commit's, and nothing is left then.
+// The entry gets its name only if nobody else has made the same one meanwhile. Else Commit returns one's own
+// all the same, which nobody else will see. Any error of the file system that shows up by then, and there are
+// some that only do when data is synced or a file is closed, is Commit's, and nothing is left then.
 //
-// The data is synced, unless the file system is a local one whose power cuts are also ours: then nobody believes it after one, until
-// it has been verified again.
+// The data is synced, unless the file system is a local one whose power cuts are also ours: then nobody
+// believes it after one, until it has been verified again.
 func (w *Writer) Commit(ctx context.Context, size int64, meta []byte) (*Entry, error) {
 	if w.done {
 		return nil, fmt.Errorf("cache: commit: %w", fs.ErrClosed)
@@ -253,8 +254,8 @@ func sameFile(a, b *os.File) error {
 	return nil
 }
 
-// publish gives the entry its name, unless somebody else's has it. Names are never replaced: a node that has the old file open would lose
-// it on NFS.
+// publish gives the entry its name, unless somebody else's has it. Names are never replaced: a node that has
+// the old file open would lose it on NFS.
 func (w *Writer) publish(e *Entry) error {
 	s := w.c.steps
 	err := s.do("link", e.path, func() error { return os.Link(w.temp, e.path) })
@@ -277,7 +278,8 @@ func (w *Writer) publish(e *Entry) error {
 	return nil
 }
 
-// publishByRename is for file systems without hard links. Between looking and renaming somebody else's entry may be replaced, by equal bytes.
+// publishByRename is for file systems without hard links. Between looking and renaming somebody else's entry
+// may be replaced, by equal bytes.
 func (w *Writer) publishByRename(e *Entry) error {
 	if _, err := os.Lstat(e.path); err == nil {
 		_ = w.removeTemp()
