@@ -2,8 +2,8 @@
 // side by side on one machine:
 //
 //	go run ./examples/bench squashfs [-tree DIR]… [-tar FILE] [-generated] [-size MB] [-rounds N] [-quick] [-only LIST] [-json FILE]
-//
 //	go run ./examples/bench images [-dir DIR] [-only LIST]
+//	go run ./examples/bench patch-tuesday [-images DIR] [-only LIST] [-compression LIST] [-apptainer PATH] [-singularity PATH] [-plots DIR] [-json FILE]
 //
 // squashfs writes one tree with package squashfs, mksquashfs and tar2sqfs, for
 // each compressor at several levels; extracts images with squashfs.ExtractTo
@@ -12,6 +12,15 @@
 //
 // images makes the images that conversions are measured and tested with: see
 // package images below this one. It takes root, and minutes the first time.
+//
+// patch-tuesday converts five versions of an image, one after the other, that
+// differ in one file of a few bytes: what a site does each time that a base
+// image has had its monthly update. Beside our runs without a cache, with one
+// that is empty at first, and with the version before as a hint, it has
+// Apptainer and SingularityCE build the same file, and unpacks with umoci and
+// packs with mksquashfs, tar2sqfs or ch-convert. The last version is the first
+// one with its largest layer rebuilt: other times, the same files. Ours run on
+// disk, on tmpfs, and (root only) on an XFS whose files share blocks.
 //
 // # Method
 //
@@ -26,6 +35,12 @@
 // A child's peak memory, as the kernel keeps it, is never less than what the
 // parent had at the time of the fork. So bench itself stays small: whatever
 // needs memory is done in children.
+//
+// The programs of patch-tuesday take turns within each version, and the time
+// includes removing what a program leaves of its own accord only. "Written" is
+// what the kernel has counted for the process and its children: the result and
+// all scratch files, but nothing on tmpfs. "Left" is what lies beside the result
+// afterwards. Ours wait until the result is on disk, others do not.
 //
 // # Input
 //

@@ -20,8 +20,9 @@ func main() {
 
 const usage = `usage: bench COMMAND [flags]
 
-  squashfs   writing, extracting and memory, beside mksquashfs, tar2sqfs and unsquashfs
-  images     make the images that conversions are measured with; root makes them, once
+  squashfs       writing, extracting and memory, beside mksquashfs, tar2sqfs and unsquashfs
+  images         make the images that conversions are measured with; root makes them, once
+  patch-tuesday  converting five versions of an image, beside Apptainer, SingularityCE, umoci and mksquashfs
 
 bench COMMAND -h lists the flags.
 `
@@ -36,6 +37,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runSquashfs(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == "images":
 		err = runImages(ctx, args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "patch-tuesday":
+		err = runTuesday(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == childCommand:
 		err = runChild(ctx, args[1:], stdout, stderr)
 	default:

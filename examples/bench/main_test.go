@@ -97,6 +97,8 @@ func TestUsage(t *testing.T) {
 		{"argument", []string{"squashfs", "tree"}, 2, "1 arguments instead of 0"},
 		{"help", []string{"squashfs", "-h"}, 0, "-quick"},
 		{"unknown image", []string{"images", "-only", "base,erofs"}, 2, `no image "erofs"`},
+		{"unknown compression", []string{"patch-tuesday", "-compression", "xz"}, 2, `"xz" is none of gzip, zstd`},
+		{"no versions", []string{"patch-tuesday", "-versions", "0"}, 2, "-versions"},
 		{"missing archive", []string{"squashfs", "-tar", "does-not-exist.tar"}, 1, "bench: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

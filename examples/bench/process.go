@@ -14,7 +14,8 @@ import (
 // process is a program to be run and measured.
 type process struct {
 	argv  []string
-	stdin string // a file; "" is nothing
+	stdin string   // a file; "" is nothing
+	env   []string // beside this program's
 }
 
 // ours returns the process in which this program does a job of its own.
@@ -32,6 +33,8 @@ type cost struct {
 	CPU  time.Duration `json:"cpu_ns"` // user and system
 	RSS  int64         `json:"rss"`    // peak, in bytes; 0 where it is not known
 	Size int64         `json:"size"`   // of what was made, if that is one file
+	// Written counts the bytes that were written to files, on their way to a disk; 0 where it is not known.
+	Written int64 `json:"written,omitempty"`
 }
 
 // run runs p to its end. What it prints on its standard output is returned.
@@ -39,6 +42,9 @@ func (p process) run(ctx context.Context) (cost, []byte, error) {
 	cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
 	var out, problem bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problem
+	if len(p.env) > 0 {
+		cmd.Env = append(os.Environ(), p.env...)
+	}
 	// Pipes of a child that is killed may be held open by children of its own.
 	cmd.WaitDelay = time.Second
 	if p.stdin != "" {
@@ -59,7 +65,7 @@ func (p process) run(ctx context.Context) (cost, []byte, error) {
 		return c, nil, fmt.Errorf("%s: %w: %s", strings.Join(p.argv, " "), err, lastLine(problem.String()+out.String()))
 	}
 	c.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	c.RSS = peakRSS(cmd.ProcessState)
+	c.RSS, c.Written = peakRSS(cmd.ProcessState), written(cmd.ProcessState)
 	return c, out.Bytes(), nil
 }
 

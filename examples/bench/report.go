@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -64,12 +63,15 @@ func loadAverage() string {
 	return strings.Join(f[:3], " ")
 }
 
+func (m machine) write(b *strings.Builder) {
+	fmt.Fprintf(b, "%s, %d × %s, %s, revision %s\n", m.OS, m.CPUs, m.CPU, m.Go, m.Revision)
+	fmt.Fprintf(b, "load average %s at the start, %s at the end\n", m.Load, m.LoadEnd)
+}
+
 // write prints the tables in Markdown.
 func (r *report) write(w io.Writer) error {
-	m := r.Machine
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d × %s, %s, revision %s\n", m.OS, m.CPUs, m.CPU, m.Go, m.Revision)
-	fmt.Fprintf(&b, "load average %s at the start, %s at the end\n", m.Load, m.LoadEnd)
+	r.Machine.write(&b)
 	fmt.Fprintf(&b, "input: %v\n", r.Input)
 	for i := range r.Tables {
 		r.Tables[i].write(&b)
@@ -79,11 +81,7 @@ func (r *report) write(w io.Writer) error {
 }
 
 func (r *report) writeJSON(path string) error {
-	data, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(data, '\n'), 0o644)
+	return writeJSON(path, r)
 }
 
 func (t *table) write(b *strings.Builder) {

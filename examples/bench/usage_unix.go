@@ -21,6 +21,16 @@ func peakRSS(s *os.ProcessState) int64 {
 	return u.Maxrss << 10
 }
 
+// written returns how many bytes a process and its children have written to
+// files of file systems that are on a disk.
+func written(s *os.ProcessState) int64 {
+	u, ok := s.SysUsage().(*syscall.Rusage)
+	if !ok || runtime.GOOS != "linux" {
+		return 0
+	}
+	return u.Oublock * 512
+}
+
 // selfCPU returns the CPU time that this process has used, all threads.
 func selfCPU() time.Duration {
 	var u syscall.Rusage

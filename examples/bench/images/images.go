@@ -80,8 +80,7 @@ type kitchen struct {
 
 // blob is a layer in a file, compressed.
 type blob struct {
-	path  string
-	built time.Time // what times in a layer that is made up count from
+	path string
 }
 
 func (k *kitchen) make(ctx context.Context, r recipe) (layout string, err error) {
