@@ -45,6 +45,7 @@ func TestWriterLevels(t *testing.T) {
 		{Compression: squashfs.CompressionGzip, Level: 1},
 		{Compression: squashfs.CompressionGzip, Level: 9},
 		{Compression: squashfs.CompressionZstd, Level: 1},
+		{Compression: squashfs.CompressionZstd, Level: 2},
 		{Compression: squashfs.CompressionZstd, Level: 7},
 		{Compression: squashfs.CompressionZstd, Level: 19},
 		{Compression: squashfs.CompressionLZ4, Level: 9},

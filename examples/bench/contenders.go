@@ -101,7 +101,7 @@ func (b *squashfsBench) zstd() ([]contender, error) {
 	w := &writers{b: b}
 	w.tar2sqfs(true, "zstd", 3)
 	w.tar2sqfs(false, "zstd", 1)
-	w.hpcimg("zstd", 1, 3, 6)
+	w.hpcimg("zstd", 1, 2, 3, 6)
 	w.mksquashfs(false, "zstd", "-Xcompression-level", "1")
 	w.mksquashfs(false, "zstd", "-Xcompression-level", "3")
 	if !b.quick {
