@@ -27,17 +27,20 @@ type Options struct {
 	NoReplace bool
 }
 
-// File is a file being written. Its embedded *os.File is open for reading and writing under the temporary name.
+// File is a file being written. Its embedded *os.File is open for reading and writing; it has the temporary name, or none yet.
 type File struct {
 	*os.File
 	path      string
 	mode      fs.FileMode
 	noReplace bool
+	unnamed   bool // the temporary name is not there before Commit
 	done      bool
 }
 
 // Create opens a temporary file that Commit publishes as path.
-func Create(path string, opts *Options) (*File, error) {
+func Create(path string, opts *Options) (*File, error) { return create(path, opts, openUnnamed) }
+
+func create(path string, opts *Options, openUnnamed func(dir, name string) *os.File) (*File, error) {
 	var o Options
 	if opts != nil {
 		o = *opts
@@ -57,6 +60,9 @@ func Create(path string, opts *Options) (*File, error) {
 	}
 	for range createAttempts {
 		temp := filepath.Join(dir, "."+name+".part-"+randomSuffix())
+		if f := openUnnamed(dir, temp); f != nil {
+			return &File{File: f, path: path, mode: o.Mode, noReplace: o.NoReplace, unnamed: true}, nil
+		}
 		f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if errors.Is(err, fs.ErrExist) {
 			continue
@@ -100,18 +106,42 @@ func (f *File) Commit() error {
 	}
 	err := errors.Join(f.Chmod(f.mode), f.Sync())
 	f.done = true
-	err = errors.Join(err, f.File.Close())
-	if err == nil {
+	if f.unnamed {
+		// Closing is what deletes it, so it needs a name before.
+		if err == nil {
+			err = f.publishUnnamed()
+		}
+		err = errors.Join(err, f.File.Close())
+	} else if err = errors.Join(err, f.File.Close()); err == nil {
 		err = f.publish()
 	}
 	if err != nil {
-		_ = os.Remove(f.Name())
+		f.remove()
 		return err
 	}
 	if err := syncDir(filepath.Dir(f.path)); err != nil {
 		return fmt.Errorf("sync directory: %w", err)
 	}
 	return nil
+}
+
+// publishUnnamed links the file under its own name or, if that may have to make way, under the temporary one first.
+func (f *File) publishUnnamed() error {
+	if f.noReplace {
+		return link(f.File, f.path)
+	}
+	if err := link(f.File, f.Name()); err != nil {
+		return err
+	}
+	f.unnamed = false
+	return os.Rename(f.Name(), f.path)
+}
+
+// remove removes the temporary name, if there is one.
+func (f *File) remove() {
+	if !f.unnamed {
+		_ = os.Remove(f.Name())
+	}
 }
 
 func (f *File) publish() error {
@@ -147,11 +177,14 @@ func (f *File) Abort() error {
 		return nil
 	}
 	f.done = true
+	if f.unnamed {
+		return f.File.Close()
+	}
 	return errors.Join(f.File.Close(), os.Remove(f.Name()))
 }
 
 // Close is Abort: closing without Commit publishes nothing.
 func (f *File) Close() error { return f.Abort() }
 
-// Path returns the destination. Name returns the temporary name.
+// Path returns the destination. Name returns the temporary name, whether it is there already or not.
 func (f *File) Path() string { return f.path }

@@ -25,6 +25,11 @@ func write(t *testing.T, path, data string, opts *atomicfile.Options) error {
 	return f.Commit()
 }
 
+// creators are Create, and what it is where files must have names.
+func creators() map[string]func(string, *atomicfile.Options) (*atomicfile.File, error) {
+	return map[string]func(string, *atomicfile.Options) (*atomicfile.File, error){"create": atomicfile.Create, "named": atomicfile.CreateNamed}
+}
+
 func names(t *testing.T, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -77,12 +82,18 @@ func TestMode(t *testing.T) {
 }
 
 func TestAbortLeavesOldFile(t *testing.T) {
+	for name, create := range creators() {
+		t.Run(name, func(t *testing.T) { testAbort(t, create) })
+	}
+}
+
+func testAbort(t *testing.T, create func(string, *atomicfile.Options) (*atomicfile.File, error)) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a")
 	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f, err := atomicfile.Create(path, nil)
+	f, err := create(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,11 +120,48 @@ func TestAbortLeavesOldFile(t *testing.T) {
 	}
 }
 
+// TestReplace: a file that somebody else has made meanwhile is replaced, in one step, and nothing else is there afterwards.
+func TestReplace(t *testing.T) {
+	for name, create := range creators() {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "a")
+			f, err := create(path, &atomicfile.Options{Mode: 0o640})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Abort()
+			if err := write(t, path, "loser", nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteString("winner"); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			info, err := os.Stat(path)
+			if err != nil || info.Mode() != 0o640 {
+				t.Errorf("%v, %v", info, err)
+			}
+			if got, _ := os.ReadFile(path); string(got) != "winner" || names(t, dir) != "a" {
+				t.Errorf("%q in %s", got, names(t, dir))
+			}
+		})
+	}
+}
+
 func TestNoReplace(t *testing.T) {
+	for name, create := range creators() {
+		t.Run(name, func(t *testing.T) { testNoReplace(t, create) })
+	}
+}
+
+func testNoReplace(t *testing.T, create func(string, *atomicfile.Options) (*atomicfile.File, error)) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a")
 	opts := &atomicfile.Options{NoReplace: true}
-	first, err := atomicfile.Create(path, opts)
+	first, err := create(path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

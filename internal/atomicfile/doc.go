@@ -13,9 +13,10 @@
 //
 // # Names
 //
-// The temporary file is `.<name>.part-<random>` in the directory of the destination, so that publishing never crosses a
-// file system. It is created with O_EXCL and mode 0600: a name planted by somebody else is never opened or followed. A
-// process that is killed leaves that file behind and nothing else.
+// The temporary file is in the directory of the destination, so that publishing never crosses a file system. On Linux it has
+// no name until it is complete (O_TMPFILE), and a process that is killed leaves nothing behind. Where that cannot be had it is called
+// `.<name>.part-<random>`, and a process that is killed leaves that. It is created with O_EXCL and mode 0600: a name planted by
+// somebody else is never opened or followed.
 //
 // A symbolic link at the destination is replaced, not followed. Anything else there that is not a regular file is
 // refused by [Create], so that a device or a pipe is never replaced by a file.
@@ -27,7 +28,7 @@
 //
 // # Network file systems
 //
-// O_TMPFILE and renameat2 are missing on many of them, so neither is needed. Options.NoReplace uses link(2), which
+// O_TMPFILE and renameat2 are missing on many of them, and neither is needed. Options.NoReplace uses link(2), which
 // refuses an existing name everywhere; an answer "exists" that was caused by our own retransmitted request is recognised by
 // comparing the two files.
 //
