@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,7 +22,7 @@ func (j *job) assemble(ctx context.Context) error {
 	if err != nil {
 		return failure(StageWrite, "", err)
 	}
-	a := &assembly{job: j, builder: b, end: dataStart}
+	a := &assembly{job: j, builder: b, end: dataStart, rest: j.squashfsAt()}
 	for _, step := range []func(context.Context) error{a.placeSegments, a.packRoot, a.addEntries, a.writeTables} {
 		if err := step(ctx); err != nil {
 			return failure(StageWrite, SideDestination, err)
@@ -39,6 +40,44 @@ type assembly struct {
 	root    squashfs.PackID
 	files   map[*merge.Inode]*squashfs.Content // of those from AddRoot
 	bundle  []byte                             // for the next version of the image
+	rest    io.WriterAt                        // for all but the segments
+	view    bool                               // they stay where they are
+}
+
+// assembleView makes a squashfs of which only what no layer has is written, and that to memory. Segments must not be published
+// before the reader is not used any more.
+func (j *job) assembleView(ctx context.Context) (*squashfs.Reader, error) {
+	b, err := squashfs.NewBuilder(j.opts.builderOptions(j.modTime))
+	if err != nil {
+		return nil, failure(StageWrite, "", err)
+	}
+	v := &view{}
+	a := &assembly{job: j, builder: b, end: dataStart, rest: v, view: true}
+	for _, l := range j.layers {
+		v.parts = append(v.parts, viewPart{off: a.end, size: l.segment.Pack.Size, file: l.segment.file, at: l.segment.at})
+		if err := a.addPack(l.segment.Pack); err != nil {
+			return nil, failure(StageWrite, "", err)
+		}
+		a.endLayer(l)
+	}
+	v.start = a.end
+	for _, step := range []func(context.Context) error{a.packRoot, a.addEntries} {
+		if err := step(ctx); err != nil {
+			return nil, failure(StageWrite, "", err)
+		}
+	}
+	size, err := b.WriteTables(ctx, v, a.end)
+	if err != nil {
+		return nil, failure(StageWrite, "", err)
+	}
+	r, err := v.reader(size)
+	return r, failure(StageWrite, "", err)
+}
+
+// endLayer notes what has become of a layer.
+func (a *assembly) endLayer(l *layerState) {
+	l.result.Segment = l.segment.Pack.Size
+	a.result.Layers = append(a.result.Layers, l.result)
 }
 
 func (a *assembly) placeSegments(ctx context.Context) error {
@@ -60,7 +99,6 @@ func (a *assembly) placeSegments(ctx context.Context) error {
 		if err := a.addPack(l.segment.Pack); err != nil {
 			return errors.Join(err, g.Wait())
 		}
-		l.result.Segment = l.segment.Pack.Size
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -69,9 +107,9 @@ func (a *assembly) placeSegments(ctx context.Context) error {
 		return err
 	}
 	for _, l := range a.layers {
-		a.publishSegment(l)
-		a.result.Layers = append(a.result.Layers, l.result)
+		a.endLayer(l)
 	}
+	a.publishSegments()
 	return nil
 }
 
@@ -146,7 +184,7 @@ func (a *assembly) addPack(p *squashfs.Pack) error {
 
 // packRoot packs the files that no layer has.
 func (a *assembly) packRoot(ctx context.Context) error {
-	packer, err := squashfs.NewPacker(a.squashfsAt(), a.end, a.opts.packerOptions(a.pool))
+	packer, err := squashfs.NewPacker(a.rest, a.end, a.opts.packerOptions(a.pool))
 	if err != nil {
 		return err
 	}
@@ -193,6 +231,9 @@ func (a *assembly) addEntries(ctx context.Context) error {
 		}
 		return a.builder.Add(e)
 	})
+	if a.view {
+		return err
+	}
 	// The builder has all that it needs, and is about to need more memory: of a million files, this is half.
 	a.tree, a.files = nil, nil
 	for _, l := range a.layers {
@@ -203,7 +244,7 @@ func (a *assembly) addEntries(ctx context.Context) error {
 
 // writeTables completes the squashfs and what stands around it, and cuts off what a repacked layer may have left.
 func (a *assembly) writeTables(ctx context.Context) error {
-	size, err := a.builder.WriteTables(ctx, a.squashfsAt(), a.end)
+	size, err := a.builder.WriteTables(ctx, a.rest, a.end)
 	if err != nil {
 		return err
 	}

@@ -27,31 +27,20 @@ const (
 	dataAlign = 4096
 )
 
-// Convert makes the image dst from src. dst appears when it is complete, in one step, with mode 0755 for a SIF and 0644 for a
-// squashfs; if anything goes wrong nothing is left and what was there before is untouched. Errors are of type *Error.
+// Convert makes the image dst from src. dst appears when it is complete, in one step, with mode 0755 for a SIF and 0644 for other
+// files; if anything goes wrong nothing is left and what was there before is untouched. To an OCI layout that exists, the image
+// is added. Errors are of type *Error.
 func Convert(ctx context.Context, src *Source, dst string, opts *Options) (*Result, error) {
 	begin := time.Now()
 	o, err := opts.withDefaults(dst)
 	if err != nil {
 		return nil, failure(StageOpen, "", err)
 	}
-	mode := fs.FileMode(0o644)
-	if o.Form == FormSIF {
-		mode = 0o755
-	}
-	out, err := atomicfile.Create(dst, &atomicfile.Options{Mode: mode, NoReplace: !o.Force})
-	if err != nil {
-		return nil, failure(StageOpen, SideDestination, err)
-	}
-	defer out.Abort()
-	result, err := convertTo(ctx, src, out, o)
+	result, err := convertOnce(ctx, src, dst, o)
 	if trouble, ok := errors.AsType[*cacheError](err); ok && o.Cache != nil && src.again() && ctx.Err() == nil {
 		o.Logger.Warn("going on without the cache", "err", trouble.err)
 		o.Cache = nil
-		if err := out.Truncate(0); err != nil {
-			return nil, failure(StageOpen, SideDestination, err)
-		}
-		result, err = convertTo(ctx, src, out, o)
+		result, err = convertOnce(ctx, src, dst, o)
 	}
 	if isFull(err) && !errors.Is(err, ErrSpace) {
 		err = fullError(err, filepath.Dir(dst))
@@ -64,6 +53,53 @@ func Convert(ctx context.Context, src *Source, dst string, opts *Options) (*Resu
 	return result, nil
 }
 
+func convertOnce(ctx context.Context, src *Source, dst string, o Options) (*Result, error) {
+	switch o.Form {
+	case FormSIF, FormSquashfs:
+		return publish(ctx, src, dst, o, func(j *job, _ *atomicfile.File) error { return j.run(ctx) })
+	}
+	return exportTo(ctx, src, dst, o)
+}
+
+// publish has write fill a file, which then gets its name.
+func publish(ctx context.Context, src *Source, dst string, o Options, write func(*job, *atomicfile.File) error) (*Result, error) {
+	mode := fs.FileMode(0o644)
+	if o.Form == FormSIF {
+		mode = 0o755
+	}
+	out, err := atomicfile.Create(dst, &atomicfile.Options{Mode: mode, NoReplace: !o.Force})
+	if err != nil {
+		return nil, failure(StageOpen, SideDestination, err)
+	}
+	defer out.Abort()
+	j := newJob(src, out, o)
+	defer j.close()
+	if err := write(j, out); err != nil {
+		return nil, failure(StageWrite, SideDestination, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, failure(StagePublish, "", err)
+	}
+	task := j.meter.Begin(string(StagePublish), "", 0)
+	if j.result.Size, err = out.Seek(0, io.SeekEnd); err != nil {
+		return nil, failure(StagePublish, SideDestination, err)
+	}
+	if err := out.Commit(); err != nil {
+		return nil, failure(StagePublish, SideDestination, err)
+	}
+	task.End()
+	return j.end(), nil
+}
+
+// end waits for the cache and returns the result.
+func (j *job) end() *Result {
+	if err := j.publisher.wait(); err != nil {
+		j.opts.Logger.Warn("not all is in the cache", "err", err)
+	}
+	j.result.Warnings = j.warnings.list()
+	return &j.result
+}
+
 // fullError says of an error which directory is full.
 func fullError(err error, dir string) error {
 	e, ok := errors.AsType[*Error](err)
@@ -74,33 +110,11 @@ func fullError(err error, dir string) error {
 	return e
 }
 
-// convertTo writes the image to out and publishes it.
-func convertTo(ctx context.Context, src *Source, out *atomicfile.File, o Options) (*Result, error) {
-	j := newJob(src, out, o)
-	defer j.close()
-	if err := j.run(ctx); err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, failure(StagePublish, "", err)
-	}
-	task := j.meter.Begin(string(StagePublish), "", 0)
-	if err := out.Commit(); err != nil {
-		return nil, failure(StagePublish, SideDestination, err)
-	}
-	if err := j.publisher.wait(); err != nil {
-		o.Logger.Warn("not all is in the cache", "err", err)
-	}
-	task.End()
-	j.result.Warnings = j.warnings.list()
-	return &j.result, nil
-}
-
 // job is one conversion.
 type job struct {
 	opts      Options
 	src       *Source
-	out       *atomicfile.File
+	out       *atomicfile.File // nil if there is not one file
 	pool      *squashfs.Pool
 	meter     *meter.Meter
 	recall    *recall
@@ -154,16 +168,28 @@ func (j *job) close() {
 	j.meter.Stop()
 }
 
+// run makes a squashfs or SIF.
 func (j *job) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if j.opts.Form == FormSquashfs {
+	if j.opts.Form != FormSIF {
 		j.ready = true
 	} else if arch := j.knownArch(); arch != "" {
 		if err := j.beginSIF(arch); err != nil {
 			return failure(StageOpen, "", err)
 		}
 	}
+	if err := j.know(ctx); err != nil {
+		return err
+	}
+	if err := j.settle(ctx); err != nil {
+		return err
+	}
+	return j.assemble(ctx)
+}
+
+// know finds out what the image consists of.
+func (j *job) know(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{j.await, j.recallLayers, j.reserve, j.readLayers, j.merge} {
 		if err := step(ctx); err != nil {
 			return err
@@ -177,10 +203,7 @@ func (j *job) run(ctx context.Context) error {
 			return failure(StageMerge, SideSource, err)
 		}
 	}
-	if err := j.settle(ctx); err != nil {
-		return err
-	}
-	return j.assemble(ctx)
+	return nil
 }
 
 // await lets one of several processes that want to read the same layers do it. The others find them in the cache.
@@ -261,7 +284,7 @@ func (j *job) squashfsAt() *io.OffsetWriter { return io.NewOffsetWriter(j.out, j
 // checkArch compares the architecture with that of the programs.
 func (j *job) checkArch() error {
 	found := j.programArch()
-	if j.opts.Form == FormSquashfs {
+	if j.opts.Form != FormSIF {
 		j.result.Arch = found
 		if found == "" {
 			j.result.Arch = j.src.arch

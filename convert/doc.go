@@ -27,6 +27,17 @@
 // For a SIF the files that Apptainer and SingularityCE want are added, and
 // /etc/hosts and /etc/resolv.conf are emptied, see [hpcimg/sif.RootFiles].
 //
+// # Forms
+//
+// SIF and squashfs are written in one pass. The other forms, see [Form], are written from the same segments, compressed as fast as can
+// be on their way, through a squashfs that exists in memory and in temporary files only: a tar stream, a directory, or an OCI image whose layers are
+// one tar stream, an eStargz, or the squashfs whole or in segments. [FromSquashfs] and [FromSIF] are the way back.
+//
+// # What is remembered
+//
+// With [Options.Cache] or [Options.Reuse], layers that have been converted before are neither fetched nor compressed again, and the
+// result is the same bytes: see docs/adr/0012-what-is-remembered-of-layers.md. [Plan] says beforehand what is to be done.
+//
 // # Untrusted input
 //
 // Blobs are verified against their descriptors and tar streams against their
@@ -49,6 +60,7 @@
 //	ErrLimit             something is larger than a limit
 //	errors.ErrUnsupported  a layer is of a kind that nobody here knows
 //	ErrForm, ErrArch     the destination's form, or the architecture, is not known
+//	ErrSpace             the destination is too small, or full
 //	fs.ErrExist          the destination exists, and Force is not set
 //
 // After an error, or when the context ends, nothing is left, and what had the

@@ -20,17 +20,25 @@ type Form string
 const (
 	FormSIF      Form = "sif"      // SIF file with one squashfs partition, executable
 	FormSquashfs Form = "squashfs" // plain squashfs
+
+	FormTar           Form = "tar"            // plain tar stream
+	FormDir           Form = "dir"            // directory, as Apptainer's sandbox; owners are restored by root only
+	FormOCI           Form = "oci"            // OCI image layout, see Options.OCI
+	FormOCIArchive    Form = "oci-archive"    // tar file of one
+	FormDockerArchive Form = "docker-archive" // what docker save writes and docker load reads
 )
 
-// FormOf returns the form that goes with the name of a file: .sif, or .sqfs, .sqsh and .squashfs. Any other is ErrForm.
+// FormOf returns the form that goes with the name of a file: .sif; .sqfs, .sqsh and .squashfs; .tar. Any other is ErrForm.
 func FormOf(name string) (Form, error) {
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".sif":
 		return FormSIF, nil
 	case ".sqfs", ".sqsh", ".squashfs":
 		return FormSquashfs, nil
+	case ".tar":
+		return FormTar, nil
 	}
-	return "", fmt.Errorf("%w: %q does not end in .sif, .sqfs, .sqsh or .squashfs", ErrForm, filepath.Base(name))
+	return "", fmt.Errorf("%w: %q does not end in .sif, .sqfs, .sqsh, .squashfs or .tar", ErrForm, filepath.Base(name))
 }
 
 // Options says how to convert. A nil *Options and the zero value mean the same.
@@ -38,7 +46,7 @@ type Options struct {
 	// Form of the destination. Default: what goes with its name, see FormOf.
 	Form Form
 
-	Compression squashfs.Compression // default: gzip
+	Compression squashfs.Compression // of a squashfs or of tar layers, for which lz4 will not do; default: gzip
 	Level       int                  // default: the compressor's
 	BlockSize   int                  // default: 128 KiB
 	Workers     int                  // compressing at the same time; default: GOMAXPROCS. The result does not depend on it.
@@ -65,12 +73,26 @@ type Options struct {
 
 	Limits Limits
 	SIF    SIFOptions
+	OCI    OCIOptions
 
 	// Progress is called from one goroutine at a time, at most ten times a second for each stage and layer, and in
 	// addition when one begins and ends. It must return fast and cannot stop the conversion.
 	Progress func(Event)
 	// Logger gets decisions at the debug level. Default: silent.
 	Logger *slog.Logger
+
+	layerCompression squashfs.Compression // of tar layers
+	layerLevel       int
+}
+
+// OCIOptions is what only matters for OCI images, archives and layouts.
+type OCIOptions struct {
+	// Layers is what the image's layers are. Default: LayersTar.
+	Layers LayerForm
+	// Tag is the name of the image in a layout or archive. Default: none.
+	Tag string
+	// Prioritized are files that a node is to fetch ahead, for LayersEstargz. It needs space for the image in TempDir.
+	Prioritized []string
 }
 
 // Limits bound what a source may cost. Paths, link targets and extended attributes of all layers, which are kept in memory,
@@ -119,8 +141,8 @@ func (o *Options) withDefaults(dst string) (Options, error) {
 		c.TempDir = filepath.Dir(dst)
 	}
 	var errs []error
-	if c.Form != FormSIF && c.Form != FormSquashfs {
-		errs = append(errs, fmt.Errorf("%w: Options.Form %q", ErrForm, c.Form))
+	if err := c.checkForm(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Workers < 0 {
 		errs = append(errs, fmt.Errorf("%w: Options.Workers %d", fs.ErrInvalid, c.Workers))
@@ -131,7 +153,49 @@ func (o *Options) withDefaults(dst string) (Options, error) {
 	if _, err := squashfs.NewBuilder(c.builderOptions(0)); err != nil {
 		errs = append(errs, err)
 	}
+	c.stage()
 	return c, errors.Join(errs...)
+}
+
+func (o *Options) checkForm() error {
+	switch o.Form {
+	case FormSIF, FormSquashfs, FormTar, FormDir:
+		return nil
+	case FormOCI, FormOCIArchive, FormDockerArchive:
+	default:
+		return fmt.Errorf("%w: Options.Form %q", ErrForm, o.Form)
+	}
+	switch o.OCI.Layers {
+	case "":
+		o.OCI.Layers = LayersTar
+	case LayersTar, LayersEstargz, LayersSquashfs, LayersSegments:
+	default:
+		return fmt.Errorf("%w: Options.OCI.Layers %q", ErrForm, o.OCI.Layers)
+	}
+	if o.Form == FormDockerArchive && o.OCI.Layers != LayersTar {
+		return fmt.Errorf("%w: a docker-archive has layers that are tar streams, not %s", ErrForm, o.OCI.Layers)
+	}
+	if o.OCI.Layers == LayersTar && o.Compression == squashfs.CompressionLZ4 {
+		return fmt.Errorf("%w: layers that are tar streams cannot be compressed by lz4", ErrForm)
+	}
+	return nil
+}
+
+// stage chooses how files are kept on their way to a form that is no squashfs: as fast as can be.
+func (o *Options) stage() {
+	switch o.Form {
+	case FormSIF, FormSquashfs:
+		return
+	case FormOCI, FormOCIArchive, FormDockerArchive:
+		if !o.OCI.Layers.isTar() {
+			return
+		}
+	}
+	o.layerCompression, o.layerLevel = o.Compression, o.Level
+	if o.Form == FormDockerArchive {
+		o.layerCompression, o.layerLevel = squashfs.CompressionNone, 0
+	}
+	o.Compression, o.Level = squashfs.CompressionLZ4, 0
 }
 
 func (o *Options) builderOptions(modTime uint32) *squashfs.BuilderOptions {

@@ -170,7 +170,10 @@ func (j *job) reserve(context.Context) error {
 
 // checkSpace compares what is needed beside what has been written with what there is.
 func (j *job) checkSpace(need int64) error {
-	dir := filepath.Dir(j.out.Path())
+	dir := j.opts.TempDir
+	if j.out != nil {
+		dir = filepath.Dir(j.out.Path())
+	}
 	if free := freeSpace(dir); free >= 0 && free < need {
 		return &SpaceError{Dir: dir, Need: need, Free: free, Err: errFull}
 	}

@@ -62,7 +62,13 @@ func (j *job) publishIndex(l *layerState) {
 	})
 }
 
-// publishSegment gives a segment that stands in a file of the cache its name.
+// publishSegments gives the segments that stand in files of the cache their names. Afterwards they cannot be read any more.
+func (j *job) publishSegments() {
+	for _, l := range j.layers {
+		j.publishSegment(l)
+	}
+}
+
 func (j *job) publishSegment(l *layerState) {
 	s := l.segment
 	if s.writer == nil {

@@ -158,9 +158,11 @@ func (r *recall) cachedSegment(ctx context.Context, key string, l *layerState) *
 		err = e.Verify(ctx)
 	}
 	if err != nil {
-		r.logger.Warn("segment is damaged", "key", key, "err", err)
 		_ = e.Close()
-		_ = r.cache.Remove(cache.KindSegment, key)
+		if ctx.Err() == nil {
+			r.logger.Warn("segment is damaged", "key", key, "err", err)
+			_ = r.cache.Remove(cache.KindSegment, key)
+		}
 		return nil
 	}
 	return &segment{Segment: s, file: e.File(), entry: e}

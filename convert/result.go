@@ -51,8 +51,9 @@ type Result struct {
 	Form       Form          `json:"form"`
 	Size       int64         `json:"size"`
 	Arch       string        `json:"arch,omitempty"`
-	Entries    int           `json:"entries"` // names in the image, the root included
-	Layers     []LayerResult `json:"layers"`  // bottom first
+	Digest     digest.Digest `json:"digest,omitempty"` // of an OCI image's manifest
+	Entries    int           `json:"entries"`          // names in the image, the root included
+	Layers     []LayerResult `json:"layers"`           // bottom first
 	Warnings   []Warning     `json:"warnings,omitempty"`
 	TableBytes int64         `json:"tableBytes"`
 	Elapsed    time.Duration `json:"elapsedNs"`
@@ -102,6 +103,8 @@ const (
 	WarnLayerMetadata = WarningCode(layer.NoteMeta)
 	// WarnArch: the programs in the image are for another architecture than its platform says.
 	WarnArch WarningCode = "arch-differs"
+	// WarnRestore: what a directory could not be given, for lack of privileges; Detail says of what kind.
+	WarnRestore WarningCode = "not-restored"
 	// WarnSocket: sockets in a directory were left out.
 	WarnSocket = WarningCode(layer.NoteSocket)
 )

@@ -40,7 +40,7 @@ func (s *segment) discard() {
 	case s.writer != nil:
 		_ = s.writer.Abort()
 	case s.temp != nil:
-		s.temp.close()
+		_ = s.temp.Close()
 	}
 	s.entry, s.writer, s.temp, s.file = nil, nil, nil, nil
 }
@@ -238,7 +238,7 @@ func (j *job) moveAside(ctx context.Context, s *segment) (*segment, error) {
 	}
 	moved := &segment{Segment: s.Segment, file: t.File, temp: t}
 	if err := copyRange(ctx, t.File, 0, s.file, s.at, s.Pack.Size, func(int64) {}); err != nil {
-		t.close()
+		_ = t.Close()
 		return nil, err
 	}
 	return moved, j.out.Truncate(j.base + dataStart)
@@ -263,11 +263,13 @@ func newTempFile(dir string) (*tempFile, error) {
 	return t, nil
 }
 
-func (t *tempFile) close() {
-	_ = t.Close()
+// Close closes and removes the file.
+func (t *tempFile) Close() error {
+	err := t.File.Close()
 	if t.name != "" {
 		_ = os.Remove(t.name)
 	}
+	return err
 }
 
 // copyRange copies n bytes between files. Where a file system can share blocks between files it does that, because all

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"hpcimg/convert/internal/layer"
@@ -213,9 +214,12 @@ func (l dirLayer) again() bool           { return false } // it may have changed
 func (l dirLayer) describe() LayerResult { return LayerResult{} }
 
 func (l dirLayer) open(_ context.Context, j *job, o *opening) (entryReader, error) {
-	out, err := j.out.Stat()
-	if err != nil {
-		return nil, err
+	var out fs.FileInfo
+	if j.out != nil {
+		var err error
+		if out, err = j.out.Stat(); err != nil {
+			return nil, err
+		}
 	}
 	d, err := layer.OpenDir(l.root, out, o.budget, o.notes)
 	if err != nil {

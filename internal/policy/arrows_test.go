@@ -76,6 +76,10 @@ var arrows = map[string]rule{
 		"convert/internal/layer", "opencontainers/go-digest klauspost/compress",
 		"a tar stream in, a blob out; of package layer the errors and limits",
 	},
+	"convert/internal/export": {
+		"squashfs", "opencontainers/go-digest opencontainers/image-spec klauspost/compress",
+		"a finished tree as a tar stream or a layer; where it comes from is nobody's business there",
+	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 
 	"mount":       {"squashfs internal/fork", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},

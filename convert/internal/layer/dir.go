@@ -181,6 +181,6 @@ func (d *DirReader) attributes(e *Entry, info fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	e.Xattrs = keepXattrs(e.Kind, all, func(name string) { d.notes.Note(NoteXattr, e.Path, name) })
+	e.Xattrs = KeepXattrs(e.Kind, all, func(name string) { d.notes.Note(NoteXattr, e.Path, name) })
 	return nil
 }

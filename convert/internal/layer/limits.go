@@ -92,15 +92,20 @@ func (b *Budget) AddLayer(entries *List, tarSize int64) error {
 		return err
 	}
 	for _, e := range entries.All() {
-		if err := b.addEntry(); err != nil {
-			return err
-		}
-		if err := b.addText(e); err != nil {
-			return err
-		}
-		if err := b.addDeclared(e.Size); err != nil {
+		if err := b.AddEntry(e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// AddEntry counts an entry that has not come from a Tar.
+func (b *Budget) AddEntry(e *Entry) error {
+	if err := b.addEntry(); err != nil {
+		return err
+	}
+	if err := b.addText(e); err != nil {
+		return err
+	}
+	return b.addDeclared(e.Size)
 }

@@ -199,7 +199,7 @@ func (t *Tar) attributes(e *Entry, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	e.Xattrs = keepXattrs(e.Kind, xattrs, func(name string) { t.notes.Note(NoteXattr, e.Path, name) })
+	e.Xattrs = KeepXattrs(e.Kind, xattrs, func(name string) { t.notes.Note(NoteXattr, e.Path, name) })
 	return nil
 }
 

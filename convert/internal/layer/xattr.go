@@ -70,8 +70,8 @@ func KeepXattr(kind Kind, name string) bool {
 	return false
 }
 
-// keepXattrs removes from all what is not kept, and calls dropped for it.
-func keepXattrs(kind Kind, all map[string]string, dropped func(name string)) map[string]string {
+// KeepXattrs removes from all what is not kept, and calls dropped for it.
+func KeepXattrs(kind Kind, all map[string]string, dropped func(name string)) map[string]string {
 	for name := range all {
 		if !KeepXattr(kind, name) {
 			delete(all, name)
