@@ -1,6 +1,7 @@
 package estargz
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -11,14 +12,24 @@ import (
 
 // compressor is what one worker needs.
 type compressor struct {
-	flate *flate.Writer
-	out   appender
+	data, text *flate.Writer
+	out        appender
 }
 
 func newCompressor(level int) (*compressor, error) {
 	c := &compressor{}
+	data, text := level, level
+	if level == 0 {
+		data, text = dataLevel, textLevel
+	}
 	var err error
-	c.flate, err = flate.NewWriter(&c.out, level)
+	if c.data, err = flate.NewWriter(&c.out, data); err != nil {
+		return nil, err
+	}
+	c.text = c.data
+	if text != data {
+		c.text, err = flate.NewWriter(&c.out, text)
+	}
 	return c, err
 }
 
@@ -26,32 +37,43 @@ func newCompressor(level int) (*compressor, error) {
 func (c *compressor) batch(b *batch) {
 	c.out.b = b.out
 	if b.piece.toc {
-		c.flate.Reset(&c.out)
-		_, _ = c.flate.Write(b.raw)
+		c.text.Reset(&c.out)
+		_, _ = c.text.Write(b.raw)
 		if b.piece.last {
-			_ = c.flate.Close()
+			_ = c.text.Close()
 		} else {
-			_ = c.flate.Flush()
+			_ = c.text.Flush()
 		}
 	}
 	for i := range b.members {
 		m := &b.members[i]
 		m.offset = len(c.out.b)
-		c.member(b.raw[m.start:m.end])
+		contents := b.raw[m.start : m.start+m.contents]
+		w := c.data
+		if isText(contents) {
+			w = c.text
+		}
+		c.member(w, b.raw[m.start:m.end])
 		if m.contents > 0 {
-			m.chunk = sha256.Sum256(b.raw[m.start : m.start+m.contents])
+			m.chunk = sha256.Sum256(contents)
 		}
 	}
 	b.out, c.out.b = c.out.b, nil
 }
 
-func (c *compressor) member(raw []byte) {
+func (c *compressor) member(w *flate.Writer, raw []byte) {
 	c.out.b = append(c.out.b, gzipHeader()...)
-	c.flate.Reset(&c.out)
-	_, _ = c.flate.Write(raw)
-	_ = c.flate.Close()
+	w.Reset(&c.out)
+	_, _ = w.Write(raw)
+	_ = w.Close()
 	c.out.b = binary.LittleEndian.AppendUint32(c.out.b, crc32.ChecksumIEEE(raw))
 	c.out.b = binary.LittleEndian.AppendUint32(c.out.b, uint32(len(raw)))
+}
+
+// isText guesses whether contents repeat themselves in long and varied ways, so that a longer search finds more.
+func isText(contents []byte) bool {
+	const enough = 4 << 10
+	return bytes.IndexByte(contents[:min(len(contents), enough)], 0) < 0
 }
 
 // gzipHeader is that of a member without a name or a time.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -165,15 +166,15 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 // TestFailures wants the error of whoever failed, and nothing left behind.
 func TestFailures(t *testing.T) {
 	var list testtree.Tree
-	for i := range 100 {
-		list = append(list, testtree.File(fmt.Sprint(i), 0o644, testtree.Bytes(uint64(i), 50_000)))
+	for i := range 40 {
+		list = append(list, testtree.File(fmt.Sprint(i), 0o644, testtree.Bytes(uint64(i), 20_000)))
 	}
 	archive := list.Tar(nil)
 	before := runtime.NumGoroutine()
 	dir := t.TempDir()
-	for _, workers := range []int{1, 2, 5} {
-		for _, prio := range [][]string{nil, {"50"}} {
-			o := &estargz.Options{Workers: workers, Prioritized: prio, SpoolDir: dir}
+	for _, workers := range []int{1, 3} {
+		for _, prio := range [][]string{nil, {"30"}} {
+			o := &estargz.Options{Workers: workers, Level: 1, Prioritized: prio, SpoolDir: dir}
 			_, res := mustWrite(t, archive, o)
 			for _, n := range []int{0, 1000, int(res.Size) / 2, int(res.Size) - 52, int(res.Size) - 1} {
 				_, err := estargz.Write(t.Context(), &after{n, errDisk}, bytes.NewReader(archive), o)
@@ -248,3 +249,55 @@ func (c *changing) Seek(offset int64, whence int) (int64, error) {
 	}
 	return c.Reader.Seek(offset, whence)
 }
+
+// counting counts what is read of it.
+type counting struct {
+	io.Reader
+	n atomic.Int64
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// stuck is a writer that takes nothing until it is released.
+type stuck chan struct{}
+
+func (s stuck) Write(p []byte) (int, error) { <-s; return len(p), nil }
+
+// TestMemory wants no more of the input in memory than the batches hold.
+func TestMemory(t *testing.T) {
+	const size, most = 1 << 30, 5 * (4<<20 + 1<<20)
+	var head bytes.Buffer
+	if err := tar.NewWriter(&head).WriteHeader(&tar.Header{Name: "large", Size: size}); err != nil {
+		t.Fatal(err)
+	}
+	r := &counting{Reader: io.MultiReader(&head, io.LimitReader(zeros{}, size))}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w, done := make(stuck), make(chan error)
+	go func() {
+		_, err := estargz.Write(ctx, w, r, &estargz.Options{Workers: 2})
+		done <- err
+	}()
+	for last, still := int64(-1), 0; still < 20; time.Sleep(10 * time.Millisecond) {
+		n := r.n.Load()
+		if still++; n != last || n < 1<<20 {
+			last, still = n, 0
+		}
+	}
+	if n := r.n.Load(); n > most {
+		t.Errorf("%d bytes read while none could be written", n)
+	}
+	cancel()
+	close(w)
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -2,6 +2,7 @@ package estargz_test
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,7 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"hpcimg/image"
 	"hpcimg/internal/oracle"
+	"hpcimg/internal/testtree"
 )
 
 // sparseSeeds returns archives with a sparse file in all formats that there are, if there is a tar(1) to make them.
@@ -123,5 +126,50 @@ func sameListing(t *testing.T, program string, archive, blob []byte) {
 	}
 	if diff := cmp.Diff(list(archive), list(blob, "-z")); diff != "" {
 		t.Errorf("tar -tv (-input +blob):\n%s", diff)
+	}
+}
+
+// TestUmoci compares what umoci makes of a layer and of its blob.
+func TestUmoci(t *testing.T) {
+	umoci := oracle.Tool(t, "umoci")
+	oracle.Root(t)
+	archive := everything()
+	blob, _ := mustWrite(t, archive, nil)
+	unpack := func(in image.LayerInput) testtree.Listing {
+		img, err := image.Build(image.Config{}, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if _, err := image.WriteLayout(t.Context(), filepath.Join(dir, "layout"), img, "t"); err != nil {
+			t.Fatal(err)
+		}
+		rootfs := filepath.Join(dir, "rootfs")
+		out, err := exec.CommandContext(t.Context(), umoci, "raw", "unpack", "--image", filepath.Join(dir, "layout")+":t", rootfs).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		list, err := testtree.Walk(rootfs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for p, n := range list {
+			if n.Mode.IsDir() {
+				n.ModTime = 0 // of those without an entry it is now
+				list[p] = n
+			}
+		}
+		return list
+	}
+	want := unpack(image.LayerInput{Tar: archive})
+	got := unpack(image.LayerInput{Blob: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(blob)), nil }})
+	for _, own := range []string{".no.prefetch.landmark", "stargz.index.json"} {
+		if _, ok := got[own]; !ok {
+			t.Errorf("no %s", own)
+		}
+		delete(got, own)
+	}
+	if diff := testtree.Diff(want, got, nil); diff != "" {
+		t.Errorf("(-tar +blob)\n%s", diff)
 	}
 }
