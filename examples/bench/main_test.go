@@ -98,6 +98,7 @@ func TestUsage(t *testing.T) {
 		{"help", []string{"squashfs", "-h"}, 0, "-quick"},
 		{"unknown image", []string{"images", "-only", "base,erofs"}, 2, `no image "erofs"`},
 		{"unknown compression", []string{"patch-tuesday", "-compression", "xz"}, 2, `"xz" is none of gzip, zstd`},
+		{"unknown program", []string{"patch-tuesday", "-peers", "docker"}, 2, `"docker" is none of apptainer`},
 		{"no versions", []string{"patch-tuesday", "-versions", "0"}, 2, "-versions"},
 		{"missing archive", []string{"squashfs", "-tar", "does-not-exist.tar"}, 1, "bench: "},
 	} {

@@ -24,7 +24,7 @@ type tuesdayFlags struct {
 	dir         string
 	apptainer   string
 	singularity string
-	peers       bool
+	peers       []string
 	versions    int
 	json        string
 	plots       string
@@ -41,7 +41,7 @@ func (o *tuesdayFlags) parse(args []string, stderr io.Writer) (err error) {
 	f.StringVar(&o.dir, "dir", "", "where the temporary `directory` is made (default the system's)")
 	f.StringVar(&o.apptainer, "apptainer", "", "`path` of Apptainer (default: on PATH)")
 	f.StringVar(&o.singularity, "singularity", "", "`path` of SingularityCE (default: on PATH)")
-	f.BoolVar(&o.peers, "peers", true, "run other programs, too")
+	peers := f.String("peers", strings.Join(peerNames(), ","), "`list` of other programs to run; none is none")
 	f.IntVar(&o.versions, "versions", len(images.Versions()), "`number` of versions, at most 5")
 	f.StringVar(&o.json, "json", "", "write all figures to this `file`")
 	f.StringVar(&o.plots, "plots", "", "write a plot for each table, in SVG, to this `directory`")
@@ -57,6 +57,11 @@ func (o *tuesdayFlags) parse(args []string, stderr io.Writer) (err error) {
 	}
 	if o.places, err = oneOf(f.Name(), "places", *places, []string{placeDisk, placeTmpfs, placeReflink}, stderr); err != nil {
 		return err
+	}
+	if *peers != "none" {
+		if o.peers, err = oneOf(f.Name(), "peers", *peers, peerNames(), stderr); err != nil {
+			return err
+		}
 	}
 	if o.versions < 1 || o.versions > len(images.Versions()) {
 		fmt.Fprintf(stderr, "bench patch-tuesday: -versions must be 1 to %d\n", len(images.Versions()))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"hpcimg/examples/bench/images"
@@ -18,24 +19,37 @@ type programs struct {
 	apptainer, singularity, umoci, mksquashfs, tar2sqfs, chConvert string
 }
 
-func findPrograms(o *tuesdayFlags, stderr io.Writer) programs {
-	if !o.peers {
-		return programs{}
-	}
-	find := func(path, name string) string {
-		if path != "" {
-			return path
+// peerNames are the other programs that can be run. All but the first two take umoci, too.
+func peerNames() []string {
+	return []string{"apptainer", "singularity", "mksquashfs", "tar2sqfs", "ch-convert"}
+}
+
+func findPrograms(o *tuesdayFlags, stderr io.Writer) (p programs) {
+	for name, path := range map[string]*string{
+		"apptainer": &p.apptainer, "singularity": &p.singularity, "mksquashfs": &p.mksquashfs, "tar2sqfs": &p.tar2sqfs, "ch-convert": &p.chConvert,
+	} {
+		if slices.Contains(o.peers, name) {
+			*path = o.path(name, stderr)
 		}
-		return lookUp(stderr, name)
-	}
-	p := programs{
-		apptainer: find(o.apptainer, "apptainer"), singularity: find(o.singularity, "singularity"),
-		umoci: find("", "umoci"), mksquashfs: find("", "mksquashfs"), tar2sqfs: find("", "tar2sqfs"), chConvert: find("", "ch-convert"),
 	}
 	if p.singularity != "" && o.singularity == "" && isApptainer(p.singularity) {
 		p.singularity = "" // a name that Apptainer has, too
 	}
+	if p.mksquashfs+p.tar2sqfs+p.chConvert != "" {
+		p.umoci = lookUp(stderr, "umoci")
+	}
 	return p
+}
+
+// path returns where a program is: where a flag says, or on PATH.
+func (o *tuesdayFlags) path(name string, stderr io.Writer) string {
+	switch {
+	case name == "apptainer" && o.apptainer != "":
+		return o.apptainer
+	case name == "singularity" && o.singularity != "":
+		return o.singularity
+	}
+	return lookUp(stderr, name)
 }
 
 func isApptainer(path string) bool {
