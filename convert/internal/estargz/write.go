@@ -25,13 +25,15 @@ type Options struct {
 	// ChunkSize is the most that one gzip member holds of a file, at most 64 MiB. Default 4 MiB.
 	ChunkSize int
 	// Level of compression, 1 to 9. Default: 8 for what looks like text, which gains most from it, else 7. These are the fastest
-	// that keep blobs within 3 % of those of the format's Go package at its own default, which is 9: with 6 headers in C are 4 %
-	// larger, with 7 for all they are at 2.5 %, and text that repeats itself more is beyond 3.
+	// that keep blobs within 3 % of those of the format's Go package at its own default, which is 9: seven directories of a
+	// Debian system came to between 0 and 1.2 % more, where 6 made up to 4, and 7 for all up to 2.5. Text of few words in no order is
+	// the exception, with up to 10 %; 9 stays within 3 % there too, and takes about as long as theirs.
 	Level int
 	// Workers compress. Default GOMAXPROCS; 1 does everything in the caller's goroutine. The blob is the same for any number.
 	Workers int
 	// Prioritized are paths of files that a reader is to fetch ahead: they come first, in this order, with the directories that
-	// lead to them and the files that they are links to. Absolute paths and relative ones are the same.
+	// lead to them and the files that they are links to. Absolute paths and relative ones are the same. The stream is then read
+	// twice: if it is one that can be sought in, nobody may change it in the meantime, for who verifies it does so once.
 	Prioritized []string
 	// SpoolDir is where a tar stream is put aside if some of its files are to come first and it is not an io.ReadSeeker.
 	SpoolDir string

@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hpcimg/convert/internal/estargz"
+	"hpcimg/internal/oracle"
 	"hpcimg/internal/testtree"
 )
 
@@ -487,5 +490,36 @@ func TestFooter(t *testing.T) {
 	extra := fmt.Appendf([]byte("SG\x16\x00"), "%016xSTARGZ", offset)
 	if want := foreign.CreateGzipFooter(extra); !bytes.HasSuffix(blob, want) {
 		t.Errorf("footer %x, want %x", blob[len(blob)-len(want):], want)
+	}
+}
+
+// TestSize holds the default level to its promise, on this module's sources and on the program that tests it.
+func TestSize(t *testing.T) {
+	oracle.Short(t, "compresses as slowly as the format's own package")
+	var sources []tarEntry
+	names, err := filepath.Glob("../../../*/*.go")
+	if err != nil || len(names) < 50 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, file(name, string(data)))
+	}
+	program, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]tarEntry{sources, {file("program", string(program[:min(len(program), 2<<20)]))}} {
+		archive := makeTar(t, list...)
+		_, res := mustWrite(t, archive, nil)
+		theirs := len(buildForeign(t, archive))
+		ratio := float64(res.Size) / float64(theirs)
+		t.Logf("%d bytes, theirs are %d: %.4f", res.Size, theirs, ratio)
+		if ratio > 1.03 {
+			t.Errorf("%.4f times the size", ratio)
+		}
 	}
 }
