@@ -14,6 +14,7 @@ import (
 	"hpcimg/convert"
 	"hpcimg/image"
 	"hpcimg/sif"
+	"hpcimg/squashfs"
 )
 
 func newPull(f *flags) *cobra.Command {
@@ -46,8 +47,11 @@ func newConvert(f *flags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "convert [flags] SRC DEST",
 		Short: "Make an image of another form from any source",
-		Long: "Make a SIF file (.sif) or a squashfs image (.sqfs, .sqsh, .squashfs) from an image in layers, a directory or a tar stream:\n" +
-			"docker://, oci:, oci-archive:, docker-archive:, dir:PATH, tar:FILE, or - for a tar stream on standard input.",
+		Long: "Make an image of any form from one of any other.\n\n" +
+			"SRC is an image in layers (docker://, oci:, oci-archive:, docker-archive:), sif:FILE, squashfs:FILE, dir:PATH, tar:FILE, or - for\n" +
+			"a tar stream on standard input. A bare path goes by its content.\n\n" +
+			"DEST is sif:FILE, squashfs:FILE, tar:FILE, dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG]. A bare\n" +
+			"path goes by its extension: .sif, .sqfs, .sqsh, .squashfs or .tar. The layers of OCI forms are what --layers says.",
 		Args: cobra.ExactArgs(2),
 	}
 	f.addSource(c)
@@ -65,10 +69,15 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 	}
 	// The destination is looked at before the first byte is fetched: nobody
 	// waits for a layer to learn of a typing error.
-	if opts.Form, err = convert.FormOf(dest); err != nil {
-		return usagef("%w", err)
+	to, err := parseDestination(dest)
+	if err != nil {
+		return err
 	}
-	if err := checkDestination(dest, f.force); err != nil {
+	dest, opts.Form, opts.OCI.Tag = to.path, to.form, to.tag
+	if opts.OCI.Layers, err = f.layerForm(); err != nil {
+		return err
+	}
+	if err := to.check(f.force); err != nil {
 		return err
 	}
 	input, closer, err := f.input(cmd.Context(), cmd.InOrStdin(), src)
@@ -80,7 +89,7 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 		return err
 	}
 	opts.Reuse = f.reuse
-	if _, err := os.Lstat(dest); err == nil {
+	if info, err := os.Lstat(dest); err == nil && info.Mode().IsRegular() {
 		opts.Reuse = append(opts.Reuse, dest)
 	}
 	if f.forecast {
@@ -97,7 +106,7 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 		return fmt.Errorf("%w (or give --platform linux/ARCH)", err)
 	}
 	if err != nil {
-		return err
+		return formError(err)
 	}
 	if !f.quiet {
 		for _, w := range result.Warnings {
@@ -189,21 +198,6 @@ func (f *flags) convertOptions() (*convert.Options, error) {
 	}, nil
 }
 
-func checkDestination(dest string, force bool) error {
-	if info, err := os.Stat(filepath.Dir(dest)); err != nil {
-		return err
-	} else if !info.IsDir() {
-		return fmt.Errorf("%s: not a directory", filepath.Dir(dest))
-	}
-	if force {
-		return nil
-	}
-	if _, err := os.Lstat(dest); err == nil {
-		return fmt.Errorf("%s: file exists (use --force to replace it)", dest)
-	}
-	return nil
-}
-
 // input opens what src names. A bare path goes by its content.
 func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*convert.Source, io.Closer, error) {
 	if src == "-" {
@@ -214,6 +208,11 @@ func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*conver
 	}
 	if path, ok := strings.CutPrefix(src, "tar:"); ok {
 		return tarInput(path)
+	}
+	for _, prefix := range []string{"sif:", "squashfs:"} {
+		if path, ok := strings.CutPrefix(src, prefix); ok {
+			return imageInput(path, prefix)
+		}
 	}
 	if _, err := image.ParseReference(src); err != nil {
 		return bareInput(src, err)
@@ -264,11 +263,35 @@ func bareInput(path string, refErr error) (*convert.Source, io.Closer, error) {
 		}
 		return dirInput(path)
 	}
-	if s, err := sif.Open(path); err == nil {
-		s.Close()
-		return nil, nil, usagef("%s is a SIF file already; converting one back is not possible yet", path)
-	} else if !errors.Is(err, sif.ErrFormat) {
-		return nil, nil, err
+	for _, prefix := range []string{"sif:", "squashfs:"} {
+		source, closer, err := imageInput(path, prefix)
+		if err == nil {
+			return source, closer, nil
+		}
+		if !errors.Is(err, sif.ErrFormat) && !errors.Is(err, squashfs.ErrFormat) {
+			return nil, nil, err
+		}
 	}
 	return tarInput(path)
+}
+
+// imageInput opens a SIF or squashfs file.
+func imageInput(path, prefix string) (*convert.Source, io.Closer, error) {
+	if prefix == "squashfs:" {
+		r, err := squashfs.Open(path, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return convert.FromSquashfs(r), r, nil
+	}
+	f, err := sif.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err := convert.FromSIF(f)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return source, f, nil
 }

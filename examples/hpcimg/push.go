@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -13,20 +14,22 @@ import (
 func newPush(f *flags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "push [flags] SRC docker://HOST/REPO[:TAG]",
-		Short: "Copy an image in layers to a registry",
-		Args:  cobra.ExactArgs(2),
+		Short: "Copy an image to a registry",
+		Long: "Copy an image to a registry. An image in layers (docker://, oci:, oci-archive:, docker-archive:) is copied as it is, unless --layers\n" +
+			"asks for others; of any other source that convert takes an image is made.",
+		Args: cobra.ExactArgs(2),
 	}
 	f.addSource(c)
 	f.addJSON(c)
+	c.Flags().StringVar(&f.layers, "layers", "tar", "make layers of this kind: tar, estargz, squashfs or segments")
+	c.Flags().StringVar(&f.compression, "compression", "gzip", "of layers that are made: gzip, zstd or none")
+	c.Flags().StringVar(&f.tmpDir, "tmp-dir", "", "where layers that are made are kept until they are pushed (default the system's)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		opts, err := f.imageOptions()
+		img, closer, err := f.pushInput(cmd, args[0])
 		if err != nil {
 			return err
 		}
-		img, err := image.Open(cmd.Context(), args[0], opts)
-		if err != nil {
-			return err
-		}
+		defer closer.Close()
 		report, err := f.newReporter(cmd.ErrOrStderr())
 		if err != nil {
 			return err
@@ -52,4 +55,36 @@ func newPush(f *flags) *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// pushInput opens what is to be pushed, or makes an image of it.
+func (f *flags) pushInput(cmd *cobra.Command, src string) (*image.Image, io.Closer, error) {
+	if _, err := image.ParseReference(src); err == nil && !cmd.Flags().Changed("layers") {
+		opts, err := f.imageOptions()
+		if err != nil {
+			return nil, nil, err
+		}
+		img, err := image.Open(cmd.Context(), src, opts)
+		return img, io.NopCloser(nil), err
+	}
+	opts, err := f.convertOptions()
+	if err != nil {
+		return nil, nil, err
+	}
+	if opts.OCI.Layers, err = f.layerForm(); err != nil {
+		return nil, nil, err
+	}
+	input, closer, err := f.input(cmd.Context(), cmd.InOrStdin(), src)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer closer.Close()
+	if opts.Cache, err = f.openCache(cmd.ErrOrStderr()); err != nil {
+		return nil, nil, err
+	}
+	img, err := convert.ToImage(cmd.Context(), input, opts)
+	if err != nil {
+		return nil, nil, formError(err)
+	}
+	return img.Image, img, nil
 }
