@@ -3,7 +3,6 @@ package convert
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -81,24 +80,34 @@ func (a *assembly) endLayer(l *layerState) {
 }
 
 func (a *assembly) placeSegments(ctx context.Context) error {
-	var total int64
-	for _, l := range a.layers {
-		total += l.segment.Pack.Size
-	}
-	if err := a.checkSpace(total - a.inPlace()); err != nil {
-		return err
-	}
-	task := a.meter.Begin(string(StageWrite), "", total)
-	defer task.End()
-	g, groupCtx := errgroup.WithContext(ctx)
-	g.SetLimit(min(maxReaders, max(a.pool.Workers(), 1)))
+	var total, toCopy int64
 	offsets := make([]int64, len(a.layers))
 	for i, l := range a.layers {
 		offsets[i] = a.end
-		g.Go(func() error { return a.place(groupCtx, l.segment, offsets[i], task) })
+		total += l.segment.Pack.Size
 		if err := a.addPack(l.segment.Pack); err != nil {
-			return errors.Join(err, g.Wait())
+			return err
 		}
+	}
+	task := a.meter.Begin(string(StageWrite), "", total)
+	defer task.End()
+	var rest []int // layers whose segments cannot share blocks with the output
+	for i, l := range a.layers {
+		s := l.segment
+		if s.inPlace || cloneRange(a.out.File, a.base+offsets[i], s.file, s.at, s.Pack.Size) {
+			task.Add(s.Pack.Size)
+			continue
+		}
+		rest = append(rest, i)
+		toCopy += s.Pack.Size
+	}
+	if err := a.checkSpace(toCopy); err != nil {
+		return err
+	}
+	g, groupCtx := errgroup.WithContext(ctx)
+	g.SetLimit(min(maxReaders, max(a.pool.Workers(), 1)))
+	for _, i := range rest {
+		g.Go(func() error { return a.place(groupCtx, a.layers[i].segment, offsets[i], task) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -113,24 +122,10 @@ func (a *assembly) placeSegments(ctx context.Context) error {
 	return nil
 }
 
-// inPlace returns how many bytes of segments are in place.
-func (a *assembly) inPlace() (n int64) {
-	for _, l := range a.layers {
-		if l.segment.inPlace {
-			n += l.segment.Pack.Size
-		}
-	}
-	return n
-}
-
 // place copies a segment to its place in the squashfs.
 func (a *assembly) place(ctx context.Context, s *segment, offset int64, task *meter.Task) error {
-	if s.inPlace {
-		task.Add(s.Pack.Size)
-		return nil
-	}
 	err := copyRange(ctx, a.out.File, a.base+offset, s.file, s.at, s.Pack.Size, task.Add)
-	if err != nil && ctx.Err() == nil && (s.entry != nil || s.writer != nil) {
+	if err != nil && ctx.Err() == nil && !isFull(err) && (s.entry != nil || s.writer != nil) {
 		return &cacheError{err}
 	}
 	return err

@@ -272,13 +272,8 @@ func (t *tempFile) Close() error {
 	return err
 }
 
-// copyRange copies n bytes between files. Where a file system can share blocks between files it does that, because all
-// segments begin at multiples of its block size. progress may be called by several goroutines.
+// copyRange copies n bytes between files. progress may be called by several goroutines.
 func copyRange(ctx context.Context, dst *os.File, to int64, src *os.File, from, n int64, progress func(int64)) error {
-	if cloneRange(dst, to, src, from, n) {
-		progress(n)
-		return nil
-	}
 	const step = 16 << 20
 	for n > 0 {
 		if err := ctx.Err(); err != nil {

@@ -68,3 +68,53 @@ func TestFullCache(t *testing.T) {
 		t.Error("other bytes")
 	}
 }
+
+// TestReflink converts to a file system that shares blocks between files, and has room for the segments once only.
+func TestReflink(t *testing.T) {
+	oracle.Root(t)
+	oracle.Tool(t, "mkfs.xfs")
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, 300<<20); err != nil { // the smallest that there is
+		t.Fatal(err)
+	}
+	at := filepath.Join(dir, "at")
+	if err := os.Mkdir(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Run(t, "mkfs.xfs", "-q", "-m", "reflink=1", disk)
+	oracle.Run(t, "mount", "-o", "loop", disk, at)
+	t.Cleanup(func() { oracle.Run(t, "umount", at) })
+
+	c, err := cache.Open(filepath.Join(at, "cache"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := build(t, tree{testtree.File("noise", 0o644, testtree.Bytes(1, 20<<20))}, tree{file("version", "1")})
+	want, _ := convertTo(t, img, convert.Options{})
+	var before unix.Statfs_t
+	for i := range 12 { // 240 MB and more, of which there is not so much
+		dst := filepath.Join(at, string(rune('a'+i))+".sif")
+		if _, err := convert.Convert(t.Context(), convert.FromImage(img), dst, &convert.Options{Cache: c}); err != nil {
+			t.Fatal(err)
+		}
+		if sum(t, dst) != sum(t, want) {
+			t.Fatal("other bytes")
+		}
+		if i == 0 {
+			if err := unix.Statfs(at, &before); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var after unix.Statfs_t
+	if err := unix.Statfs(at, &after); err != nil {
+		t.Fatal(err)
+	}
+	if used := int64(before.Bfree-after.Bfree) * before.Bsize; used > 5<<20 {
+		t.Errorf("11 copies take %d bytes", used)
+	}
+}
