@@ -9,7 +9,7 @@ import (
 )
 
 func TestPlan(t *testing.T) {
-	imgs := versions(t)
+	imgs := versions(t, 2)
 	warm, err := cache.Open(filepath.Join(t.TempDir(), "cache"), nil)
 	if err != nil {
 		t.Fatal(err)
