@@ -77,8 +77,8 @@ var arrows = map[string]rule{
 		"a tar stream in, a blob out; of package layer the errors and limits",
 	},
 	"convert/internal/export": {
-		"squashfs", "opencontainers/go-digest opencontainers/image-spec klauspost/compress",
-		"a finished tree as a tar stream or a layer; where it comes from is nobody's business there",
+		"squashfs convert/internal/layer", "opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sys",
+		"a finished tree as a tar stream, a layer or a directory; where it comes from is nobody's business there",
 	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 

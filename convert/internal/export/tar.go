@@ -1,168 +1,98 @@
 package export
 
 import (
-	"archive/tar"
 	"context"
-	"fmt"
+	"errors"
 	"io"
-	"io/fs"
-	"time"
+	"runtime"
 
+	"hpcimg/convert/internal/layer"
 	"hpcimg/squashfs"
 )
 
-// paxXattr begins the names of PAX records that are extended attributes.
-const paxXattr = "SCHILY.xattr."
-
 // TarOptions says how to write a tar stream. A nil *TarOptions and the zero value mean the same.
 type TarOptions struct {
-	Workers  int                      // reading ahead; default GOMAXPROCS
-	Progress func(n int64)            // called with bytes of contents as they are written
-	Skipped  func(path string)        // called for what tar has no room for
-	Accept   func(path string) bool   // says which entries are written, and with directories what is in them; default all
-	Rename   func(path string) string // gives entries other names in the stream
+	Workers int // decoding ahead; default GOMAXPROCS, 1 does everything in the caller's goroutine
+	// Layer leaves out what would not be itself in a layer: files that have the name of a whiteout.
+	Layer bool
+	// Progress is called with the bytes of files that have been written since the last time.
+	Progress func(n int64)
+	// Skipped is called for what is left out; of a directory, all that is in it is left out as well.
+	Skipped func(path string)
+	// Accept says which entries are written, and with directories what is in them. Default: all.
+	Accept func(path string) bool
+	// Rename gives entries other names in the stream.
+	Rename func(path string) string
 }
 
-// Tar writes the tree to w. It returns when no goroutine reads from r any more.
+// Tar writes the tree to w, the end of the archive included. Errors of w are passed on, those about an entry are
+// *layer.EntryError; what has been written by then is worthless. Callbacks are not called concurrently. Tar returns when it no
+// longer uses r and w, so a call of theirs that blocks delays a cancellation.
 func Tar(ctx context.Context, w io.Writer, r *squashfs.Reader, opts *TarOptions) error {
-	t := &tarWriter{ahead: newAhead(ctx, opts), tar: tar.NewWriter(w)}
+	t := &tarWriter{w: w}
 	if opts != nil {
 		t.opts = *opts
 	}
-	t.ahead.start(func(emit func(item) error) error {
-		return walk(r.Root(), ".", 0, t.opts.Accept, emit)
-	})
-	err := t.all()
-	t.ahead.stop()
-	if err == nil {
-		err = t.tar.Close()
+	workers := make([]func(*batch) error, workerCount(t.opts.Workers))
+	for i := range workers {
+		workers[i] = func(b *batch) error { return b.encode(t.opts.Rename) }
+	}
+	p := newPipeline(ctx, workers, t.consume)
+	err := walkTree(p, r, &t.opts)
+	// An error of a later stage is why the first one was stopped, not the other way round.
+	if late := p.close(); late != nil {
+		err = late
 	}
 	if err != nil {
-		return fmt.Errorf("tar: %w", err)
-	}
-	return nil
-}
-
-// maxDepth bounds how deep directories may be nested: squashfs has no limit, and a path of Linux has no room for more.
-const maxDepth = 2048
-
-// walk calls emit for a file and all below it.
-func walk(in *squashfs.Inode, path string, depth int, accept func(string) bool, emit func(item) error) error {
-	if accept != nil && !accept(path) {
-		return nil
-	}
-	if depth > maxDepth {
-		return &fs.PathError{Op: "read", Path: path[:min(len(path), 200)], Err: fmt.Errorf("more than %d nested directories", maxDepth)}
-	}
-	if err := emit(item{path: path, in: in}); err != nil || !in.IsDir() {
 		return err
 	}
-	prefix := path + "/"
-	if path == "." {
-		prefix = ""
-	}
-	for e, err := range in.ReadDir(0) {
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		child, err := in.Child(e)
-		if err != nil {
-			return fmt.Errorf("%s%s: %w", prefix, e.Name, err)
-		}
-		if err := walk(child, prefix+e.Name, depth+1, accept, emit); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.write(make([]byte, 2*tarBlock)) // end of archive
 }
 
+// tarWriter puts what has become of batches in a row.
 type tarWriter struct {
-	opts  TarOptions
-	ahead *ahead
-	tar   *tar.Writer
+	opts TarOptions
+	w    io.Writer
 }
 
-func (t *tarWriter) all() error {
-	for {
-		next, err := t.ahead.next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if next.chunk == nil {
-			if err := t.header(next); err != nil {
-				return &fs.PathError{Op: "write", Path: next.path, Err: err}
-			}
-			continue
-		}
-		_, err = t.tar.Write(next.chunk.data)
-		if t.opts.Progress != nil {
-			t.opts.Progress(int64(len(next.chunk.data)))
-		}
-		t.ahead.free(next.chunk)
-		if err != nil {
-			return &fs.PathError{Op: "write", Path: next.path, Err: err}
+func (t *tarWriter) consume(b *batch) error {
+	if t.opts.Skipped != nil {
+		for _, path := range b.skipped {
+			t.opts.Skipped(path)
 		}
 	}
-}
-
-// header writes the header of an entry. The contents of a file follow as chunks.
-func (t *tarWriter) header(i item) error {
-	in := i.in
-	h := &tar.Header{
-		Name: t.name(i.path), Mode: int64(in.Mode().Perm()), Uid: int(in.UID()), Gid: int(in.GID()),
-		ModTime: time.Unix(in.ModTime().Unix(), 0), Format: tar.FormatPAX,
-	}
-	for bit, mode := range map[int64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if in.Mode()&mode != 0 {
-			h.Mode |= bit
-		}
-	}
-	if i.link != "" {
-		h.Typeflag, h.Linkname = tar.TypeLink, t.name(i.link)
-		return t.tar.WriteHeader(h)
-	}
-	switch in.Mode().Type() {
-	case 0:
-		h.Typeflag, h.Size = tar.TypeReg, in.Size()
-	case fs.ModeDir:
-		h.Typeflag = tar.TypeDir
-		h.Name += "/"
-	case fs.ModeSymlink:
-		h.Typeflag, h.Linkname = tar.TypeSymlink, in.Readlink()
-	case fs.ModeDevice:
-		h.Typeflag = tar.TypeBlock
-	case fs.ModeDevice | fs.ModeCharDevice:
-		h.Typeflag = tar.TypeChar
-	case fs.ModeNamedPipe:
-		h.Typeflag = tar.TypeFifo
-	default:
-		if t.opts.Skipped != nil {
-			t.opts.Skipped(i.path)
-		}
-		return nil
-	}
-	if h.Typeflag == tar.TypeBlock || h.Typeflag == tar.TypeChar {
-		h.Devmajor, h.Devminor = int64(in.Rdev().Major), int64(in.Rdev().Minor)
-	}
-	xattrs, err := in.Xattrs()
-	if err != nil {
+	if err := t.write(b.out); err != nil {
 		return err
 	}
-	for name, value := range xattrs {
-		if h.PAXRecords == nil {
-			h.PAXRecords = make(map[string]string, len(xattrs))
-		}
-		h.PAXRecords[paxXattr+name] = value
+	if t.opts.Progress != nil && b.contents > 0 {
+		t.opts.Progress(int64(b.contents))
 	}
-	return t.tar.WriteHeader(h)
+	b.reset()
+	return nil
 }
 
-func (t *tarWriter) name(path string) string {
-	if t.opts.Rename != nil {
-		return t.opts.Rename(path)
+func (t *tarWriter) write(p []byte) error {
+	n, err := t.w.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
 	}
-	return path
+	return err
+}
+
+func workerCount(n int) int {
+	if n > 0 {
+		return n
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// entryError says which entry an error is about, unless it is about none.
+func entryError(path string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, ok := errors.AsType[*layer.EntryError](err); ok {
+		return err
+	}
+	return &layer.EntryError{Name: path, Err: err}
 }
