@@ -100,3 +100,31 @@ func ExampleWriteLayout() {
 	// me
 	// true
 }
+
+func ExampleWriteDockerArchive() {
+	ctx := context.Background()
+	img, err := image.Build(image.Config{Author: "me"}, image.LayerInput{Tar: make([]byte, 1024)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	f, err := os.CreateTemp("", "image-*.tar")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := image.WriteDockerArchive(ctx, f, img, "demo:v1"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	again, err := image.Open(ctx, "docker-archive:"+f.Name()+":demo:v1", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(again.Config().Author)
+	// Output:
+	// me
+}

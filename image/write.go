@@ -46,15 +46,9 @@ func writeLayout(ctx context.Context, dir string, img *Image, tag string) (Descr
 	if err := writeBlob(ctx, dir, img.manifest.Config, opener(img.rawConfig)); err != nil {
 		return Descriptor{}, fmt.Errorf("config: %w", err)
 	}
-	entry := bare(img.descriptor)
+	entry := layoutEntry(img, tag)
 	if err := writeBlob(ctx, dir, entry, opener(img.rawManifest)); err != nil {
 		return Descriptor{}, fmt.Errorf("manifest: %w", err)
-	}
-	if p := img.Platform(); p.OS != "" && p.Architecture != "" {
-		entry.Platform = &p
-	}
-	if tag != "" {
-		entry.Annotations = map[string]string{ocispec.AnnotationRefName: tag}
 	}
 	return entry, updateIndex(ctx, dir, entry, tag)
 }
