@@ -75,6 +75,7 @@ type keyInfo struct {
 	algorithm   packet.PublicKeyAlgorithm
 	bits        int
 	protected   bool
+	revoked     bool
 }
 
 // GenerateKey makes a key of version 4.
@@ -124,6 +125,7 @@ func newKey(e *openpgp.Entity) (*Key, error) {
 		created:     e.PrimaryKey.CreationTime.UTC(),
 		version:     e.PrimaryKey.Version,
 		algorithm:   e.PrimaryKey.PubKeyAlgo,
+		revoked:     len(e.Revocations) > 0,
 	}}
 	if bits, err := e.PrimaryKey.BitLength(); err == nil {
 		k.info.bits = int(bits)
@@ -203,7 +205,8 @@ func (k *Key) Public() *Key {
 	return &p
 }
 
-// CanSign returns nil, or a *KeyError that says why Sign would refuse the key. A missing passphrase is not a reason.
+// CanSign returns nil, or a *KeyError that says why Sign would refuse the key. A missing passphrase is not a reason. Whether the key has expired, or
+// is not for signing, shows only when it signs.
 func (k *Key) CanSign() error {
 	unsupported := func(why string) error {
 		return &KeyError{Fingerprint: k.info.fingerprint, Err: fmt.Errorf("%s: %w", why, errors.ErrUnsupported)}
@@ -212,6 +215,8 @@ func (k *Key) CanSign() error {
 	switch {
 	case k.secret == nil:
 		return &KeyError{Fingerprint: k.info.fingerprint, Err: errors.New("secret key is missing")}
+	case k.info.revoked:
+		return &KeyError{Fingerprint: k.info.fingerprint, Err: errors.New("key is revoked")}
 	case k.info.version != 4:
 		return unsupported(fmt.Sprintf("version %d key does not fit into a SIF signature", k.info.version))
 	case rsa && k.info.bits < minRSABits:

@@ -69,14 +69,12 @@ func (d *KeyDir) Find(fp Fingerprint) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k, err := secret.Find(fp); err == nil {
-		return k, nil
-	}
 	public, err := d.Public()
 	if err != nil {
 		return nil, err
 	}
-	return public.Find(fp)
+	// A revocation is as a rule in the public ring only.
+	return secret.With(public.Keys()...).Find(fp)
 }
 
 // Add stores keys: the public half of each, and the secret half where there is one.
@@ -115,11 +113,11 @@ func (d *KeyDir) change(ctx context.Context, f func(public, secret *Keyring) (*K
 		return err
 	}
 	defer unlock()
-	public, err := d.Public()
+	public, err := d.readWhole(publicRing)
 	if err != nil {
 		return err
 	}
-	secret, err := d.Secret()
+	secret, err := d.readWhole(secretRing)
 	if err != nil {
 		return err
 	}
@@ -131,30 +129,53 @@ func (d *KeyDir) change(ctx context.Context, f func(public, secret *Keyring) (*K
 }
 
 func (d *KeyDir) read(name string) (*Keyring, error) {
+	ring, _, err := d.readRing(name)
+	return ring, err
+}
+
+// readWhole is read for a ring that is going to be replaced: every key in it must have been understood, or it would be lost.
+func (d *KeyDir) readWhole(name string) (*Keyring, error) {
+	ring, unknown, err := d.readRing(name)
+	if err == nil && unknown > 0 {
+		err = fmt.Errorf("holds %d keys of an unknown kind, which a change would lose: %w", unknown, errors.ErrUnsupported)
+		err = &fs.PathError{Op: "change", Path: filepath.Join(d.path, name), Err: err}
+	}
+	return ring, err
+}
+
+// readRing returns a ring, and the number of keys in it that the OpenPGP library does not know.
+func (d *KeyDir) readRing(name string) (ring *Keyring, unknown int, err error) {
 	path := filepath.Join(d.path, name)
 	f, err := openNoFollow(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return NewKeyring(), nil
+		return NewKeyring(), 0, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := checkRing(path, info); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if info.Size() == 0 { // Apptainer leaves empty rings behind
-		return NewKeyring(), nil
+		return NewKeyring(), 0, nil
 	}
-	ring, err := ReadKeyring(f)
+	data, err := readLimited(f)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}
-	return ring, nil
+	entities, err := readBinary(data)
+	if err == nil {
+		ring, err = keyringOf(entities)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return ring, countKeys(data) - len(entities), nil
 }
 
 func checkRing(path string, info fs.FileInfo) error {

@@ -142,7 +142,8 @@ func TestKeyDirLockEnds(t *testing.T) {
 	dir := t.TempDir()
 	d, err := sign.OpenKeyDir(dir)
 	must(t, err)
-	holder, err := os.Open(dir)
+	// Writable, or it could not be locked on NFS.
+	holder, err := os.OpenFile(filepath.Join(dir, ".hpcimg-lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	must(t, err)
 	defer holder.Close()
 	must(t, syscall.Flock(int(holder.Fd()), syscall.LOCK_EX))

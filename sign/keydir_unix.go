@@ -8,11 +8,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
 
-const lockInterval = 50 * time.Millisecond
+const (
+	lockName     = ".hpcimg-lock"
+	lockInterval = 50 * time.Millisecond
+)
 
 func openNoFollow(path string) (*os.File, error) {
 	// Without O_NONBLOCK a planted FIFO would hang us.
@@ -35,16 +39,18 @@ func checkMode(path string, info fs.FileInfo, forbidden fs.FileMode) error {
 	return nil
 }
 
-// lockDir locks a directory against other changes of ours. Where the file system has no locks (NFS without a lock daemon, Lustre mounted without
-// flock) it goes on without: replacing whole files keeps the rings intact, and only a simultaneous change may get lost.
+// lockDir locks a key directory against other changes of ours. The lock is on a file in it, since NFS gives exclusive locks only on what is open for
+// writing, which a directory never is. Where the file system has no locks (NFS without a lock daemon, Lustre mounted without flock) it
+// goes on without: replacing whole files keeps the rings intact, and only a simultaneous change may get lost.
 func lockDir(ctx context.Context, path string) (unlock func(), err error) {
-	dir, err := os.Open(path)
+	// Never removed: whoever waits for it holds it open.
+	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	unlock = func() { _ = dir.Close() }
+	unlock = func() { _ = f.Close() }
 	for {
-		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if errors.Is(err, syscall.EINTR) {
 			continue
 		}

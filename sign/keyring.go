@@ -10,6 +10,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
 // maxKeyring bounds what is read as a key ring. That of a site with hundreds of keys has a few MiB.
@@ -20,12 +21,29 @@ type Keyring struct {
 	keys []*Key
 }
 
-// NewKeyring returns a key ring. Of two keys with one fingerprint the last counts, and keeps a secret half that only the other has.
+// NewKeyring returns a key ring. Of two keys with one fingerprint the last counts, but keeps a secret half that only the other has, and a
+// revoked one stays revoked.
 func NewKeyring(keys ...*Key) *Keyring { return new(Keyring).With(keys...) }
 
 // ReadKeyring reads a key ring, binary or as any number of ASCII-armoured blocks. Keys that the OpenPGP library does not know are skipped, as
 // long as one remains.
 func ReadKeyring(r io.Reader) (*Keyring, error) {
+	data, err := readLimited(r)
+	if err != nil {
+		return nil, err
+	}
+	read := readArmored
+	if isBinary(data) {
+		read = readBinary
+	}
+	entities, err := read(data)
+	if err != nil {
+		return nil, fmt.Errorf("sign: key ring: %w", err)
+	}
+	return keyringOf(entities)
+}
+
+func readLimited(r io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxKeyring+1))
 	if err != nil {
 		return nil, fmt.Errorf("sign: key ring: %w", err)
@@ -33,11 +51,11 @@ func ReadKeyring(r io.Reader) (*Keyring, error) {
 	if len(data) > maxKeyring {
 		return nil, &LimitError{What: "size of key ring", Limit: maxKeyring}
 	}
-	entities, err := readEntities(data)
-	if err != nil {
-		return nil, fmt.Errorf("sign: key ring: %w", err)
-	}
-	var keys []*Key
+	return data, nil
+}
+
+func keyringOf(entities openpgp.EntityList) (*Keyring, error) {
+	keys := make([]*Key, 0, len(entities))
 	for _, e := range entities {
 		k, err := newKey(e)
 		if err != nil {
@@ -48,11 +66,47 @@ func ReadKeyring(r io.Reader) (*Keyring, error) {
 	return NewKeyring(keys...), nil
 }
 
-func readEntities(data []byte) (openpgp.EntityList, error) {
-	const armorStart = "-----BEGIN PGP "
-	if !bytes.Contains(data, []byte(armorStart)) {
-		return openpgp.ReadKeyRing(bytes.NewReader(data))
+const armorStart = "-----BEGIN PGP "
+
+// isBinary looks at the first byte, and not for armour anywhere: a name in a binary key may look like armour, and would hide the other keys of
+// the ring, or put others in their place.
+func isBinary(data []byte) bool {
+	if len(data) == 0 || !bytes.Contains(data, []byte(armorStart)) {
+		return true
 	}
+	const packetBit, newFormat = 0x80, 0x40
+	tag := data[0] & 0x3f
+	if data[0]&newFormat == 0 {
+		tag >>= 2
+	}
+	return data[0]&packetBit != 0 && isPrimary(tag)
+}
+
+// isPrimary says whether a packet of a type starts a key.
+func isPrimary(tag uint8) bool {
+	const secretKey, publicKey = 5, 6
+	return tag == secretKey || tag == publicKey
+}
+
+func readBinary(data []byte) (openpgp.EntityList, error) {
+	return openpgp.ReadKeyRing(bytes.NewReader(data))
+}
+
+// countKeys counts the keys of a binary ring, whether the OpenPGP library can make anything of them or not.
+func countKeys(data []byte) int {
+	n := 0
+	for r := packet.NewOpaqueReader(bytes.NewReader(data)); ; {
+		p, err := r.Next()
+		if p == nil || err != nil {
+			return n
+		}
+		if isPrimary(p.Tag) {
+			n++
+		}
+	}
+}
+
+func readArmored(data []byte) (openpgp.EntityList, error) {
 	var all openpgp.EntityList
 	// The armour reader keeps to its own block only as far as its buffer reaches, so it is given one block at a time.
 	for part := range bytes.SplitSeq(data, []byte(armorStart)) {
@@ -102,14 +156,22 @@ func (r *Keyring) With(keys ...*Key) *Keyring {
 			list = append(list, k)
 			continue
 		}
-		if k.secret == nil && list[i].secret != nil {
-			merged := *k
-			merged.secret, merged.info.protected = list[i].secret, list[i].info.protected
-			k = &merged
-		}
-		list[i] = k
+		list[i] = merge(list[i], k)
 	}
 	return &Keyring{keys: list}
+}
+
+// merge returns newer with what it must not lose of the same key as it was.
+func merge(older, newer *Key) *Key {
+	merged := *newer
+	if older.info.revoked && !newer.info.revoked {
+		merged.public, merged.info = older.public, older.info
+	}
+	merged.secret, merged.info.protected = newer.secret, newer.info.protected
+	if newer.secret == nil {
+		merged.secret, merged.info.protected = older.secret, older.info.protected
+	}
+	return &merged
 }
 
 // Without returns a key ring that lacks the key with a fingerprint.

@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,9 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/sylabs/sif/v2/pkg/integrity"
 	sylabs "github.com/sylabs/sif/v2/pkg/sif"
 
@@ -50,6 +54,9 @@ func Sign(ctx context.Context, path string, key *Key, opts *Options) error {
 	if err != nil {
 		return err
 	}
+	if err := tryKey(entity, o.Time); err != nil {
+		return &KeyError{Fingerprint: key.Fingerprint(), Err: err}
+	}
 	check := func(r io.ReaderAt, size int64) error {
 		_, err := sif.NewFile(r, size)
 		return err
@@ -57,6 +64,29 @@ func Sign(ctx context.Context, path string, key *Key, opts *Options) error {
 	return sifedit.Edit(ctx, path, check, func(f *sylabs.FileImage) error {
 		return signImage(ctx, f, entity, &o)
 	})
+}
+
+// tryKey signs something and verifies that. A key that has expired, or whose primary half is only for certifying others, signs without a word
+// what nobody will accept.
+func tryKey(e *openpgp.Entity, at time.Time) error {
+	var b bytes.Buffer
+	config := &packet.Config{Time: clock(at)}
+	w, err := clearsign.Encode(&b, e.PrivateKey, config)
+	if err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	block, _ := clearsign.Decode(b.Bytes())
+	if block == nil {
+		return errors.New("signature is not readable")
+	}
+	_, err = block.VerifySignature(openpgp.EntityList{e}, nil)
+	if errors.Is(err, pgperrors.ErrUnknownIssuer) {
+		return fmt.Errorf("primary key is not for signing, and a subkey cannot sign a SIF file: %w", errors.ErrUnsupported)
+	}
+	return err
 }
 
 func signImage(ctx context.Context, f *sylabs.FileImage, entity *openpgp.Entity, o *Options) error {

@@ -74,7 +74,11 @@ func (f *flags) signingKey(name string) (*sign.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return onlyKey(ring, "the key directory")
+	key, err := onlyKey(ring, "the key directory")
+	if err != nil {
+		return nil, err
+	}
+	return dir.Find(key.Fingerprint()) // with what the public ring says of it
 }
 
 // onlyKey returns the one secret key of ring, and refuses to choose.
