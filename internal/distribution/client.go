@@ -61,7 +61,7 @@ const maxSessions = 1024
 // Client holds the connections and tokens for any number of registries.
 type Client struct {
 	config Config
-	idle   func() // closes idle connections of a transport of ours
+	ours   bool // the transport
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -69,20 +69,31 @@ type Client struct {
 
 // New returns a client. It does nothing on the wire yet.
 func New(config *Config) *Client {
-	c := &Client{sessions: map[string]*session{}, idle: func() {}}
+	c := &Client{sessions: map[string]*session{}}
 	if config != nil {
 		c.config = *config
 	}
 	c.config = c.config.withDefaults()
 	if c.config.Transport == nil {
-		t := newTransport(c.config)
-		c.config.Transport, c.idle = t, t.CloseIdleConnections
+		c.config.Transport, c.ours = newTransport(c.config), true
 	}
 	return c
 }
 
 // CloseIdle closes the connections that no request uses. The client stays usable. A transport of the caller's is left alone.
-func (c *Client) CloseIdle() { c.idle() }
+func (c *Client) CloseIdle() {
+	if c.ours {
+		c.config.dropIdle()
+	}
+}
+
+// dropIdle gets rid of connections on which nothing happens. After a stall one of them may be dead, and with HTTP/2 it would be used
+// for the next attempt, too.
+func (c *Config) dropIdle() {
+	if t, ok := c.Transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
 
 // Rights are what a token is asked for.
 type Rights string

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -23,10 +22,8 @@ const (
 
 // retry repeats requests that may succeed the next time, as long as the waits fit into budget.
 type retry struct {
-	next     http.RoundTripper
-	budget   time.Duration
-	attempts int
-	logger   *slog.Logger
+	next   http.RoundTripper
+	config *Config
 }
 
 // withoutRetries marks a context whose requests are repeated by somebody above, who knows more.
@@ -40,7 +37,7 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Context().Value(retriesKey{}) != nil {
 		return r.next.RoundTrip(req)
 	}
-	left := r.budget
+	left := r.config.RetryBudget
 	for attempt := 1; ; attempt++ {
 		started := time.Now()
 		res, err := r.next.RoundTrip(req)
@@ -48,11 +45,11 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			// Time-outs use up the budget like waits do.
 			left -= time.Since(started)
 		}
-		if attempt == r.attempts || req.Context().Err() != nil || !repeatable(req) ||
+		if attempt == r.config.Attempts || req.Context().Err() != nil || !repeatable(req) ||
 			(err == nil && !transientStatus(res.StatusCode)) || (err != nil && !transient(err)) {
 			return res, err
 		}
-		wait := backoff(attempt)
+		wait := r.config.backoff(attempt)
 		if res != nil {
 			wait = max(wait, retryAfter(res.Header, time.Now()))
 		}
@@ -69,10 +66,14 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			status = res.StatusCode
 			discard(res.Body)
 		}
-		r.logger.DebugContext(req.Context(), "registry request repeated",
+		r.config.Logger.DebugContext(req.Context(), "registry request repeated",
 			"host", req.URL.Host, "method", req.Method, "status", status, "error", err, "wait", wait)
-		if err := sleep(req.Context(), wait); err != nil {
-			return nil, err
+		if sleepErr := sleep(req.Context(), wait); sleepErr != nil {
+			closeOriginal(again)
+			return nil, sleepErr
+		}
+		if errors.Is(err, ErrStalled) {
+			r.config.dropIdle()
 		}
 		req = again
 	}
@@ -109,9 +110,10 @@ func transient(err error) bool {
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return true
 	}
-	// The errors of HTTP/2 in net/http have no exported types: GOAWAY, RST_STREAM, a connection that was lost.
+	// These errors of net/http have no exported types: GOAWAY, RST_STREAM, an answer that ends in its header.
 	text := err.Error()
-	return strings.Contains(text, "http2: ") || strings.Contains(text, "stream error: ") || strings.Contains(text, "server closed idle connection")
+	return strings.Contains(text, "http2: ") || strings.Contains(text, "stream error: ") ||
+		strings.Contains(text, "server closed idle connection") || strings.Contains(text, "HTTP/1.x transport connection broken")
 }
 
 // hopeless reports whether err will be the same every time.
@@ -168,7 +170,7 @@ func (p *patience) wait(ctx context.Context, err *Error, spent time.Duration) er
 	}
 	p.failures++
 	p.left = max(p.left-spent, 0)
-	pause := backoff(p.failures)
+	pause := p.config.backoff(p.failures)
 	switch {
 	case p.failures >= p.config.Attempts,
 		max(pause, err.RetryAfter) > p.left && (p.failures > 1 || err.RetryAfter > 0):
@@ -177,7 +179,7 @@ func (p *patience) wait(ctx context.Context, err *Error, spent time.Duration) er
 		}
 		return err
 	}
-	pause = min(max(pause, err.RetryAfter), max(p.left, firstBackoff))
+	pause = min(max(pause, err.RetryAfter), max(p.left, p.config.backoff(1)))
 	p.left = max(p.left-pause, 0)
 	p.config.Logger.DebugContext(ctx, "registry request repeated", "host", err.Host, "op", err.Op, "status", err.Status,
 		"error", err.Err, "wait", pause)
@@ -185,13 +187,17 @@ func (p *patience) wait(ctx context.Context, err *Error, spent time.Duration) er
 		err.Err = sleepErr
 		return err
 	}
+	if errors.Is(err, ErrStalled) {
+		p.config.dropIdle()
+	}
 	return nil
 }
 
 // backoff doubles with every attempt and varies by half, so that the ranks of a job that failed together do not come back
-// together.
-func backoff(attempt int) time.Duration {
-	d := min(firstBackoff<<min(attempt-1, 10), maxBackoff)
+// together. A small budget is for small waits.
+func (c *Config) backoff(attempt int) time.Duration {
+	first := max(min(firstBackoff, c.RetryBudget/32), time.Millisecond)
+	d := min(first<<min(attempt-1, 10), maxBackoff)
 	return d/2 + rand.N(d/2)
 }
 

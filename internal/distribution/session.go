@@ -37,14 +37,14 @@ type state struct {
 }
 
 func (c *Client) newSession(host, api, scope string) *session {
-	var rt http.RoundTripper = &watchdog{next: c.config.Transport, idle: c.config.IdleTimeout, minRate: c.config.MinRate, stalled: c.idle}
+	var rt http.RoundTripper = &watchdog{next: c.config.Transport, idle: c.config.IdleTimeout, minRate: c.config.MinRate}
 	rt = &guard{
 		next:      rt,
 		plainHTTP: c.config.PlainHTTP,
 		registry:  hostname(api),
 		userAgent: c.config.UserAgent,
 	}
-	rt = &retry{next: rt, budget: c.config.RetryBudget, attempts: c.config.Attempts, logger: c.config.Logger}
+	rt = &retry{next: rt, config: &c.config}
 	return &session{client: c, host: host, api: api, scope: scope, base: rt, turn: make(chan struct{}, 1)}
 }
 

@@ -22,7 +22,6 @@ type watchdog struct {
 	next    http.RoundTripper
 	idle    time.Duration
 	minRate int64
-	stalled func() // called after a stall, to get rid of dead connections
 }
 
 func (w *watchdog) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -87,7 +86,6 @@ func (t *idleTimer) explain(err error) error {
 	if err == nil || err == io.EOF || !fired {
 		return err
 	}
-	t.stalled()
 	return fmt.Errorf("%w: nothing happened for %s", ErrStalled, t.idle)
 }
 
@@ -136,7 +134,6 @@ func (b *receivedBody) Read(p []byte) (int, error) {
 	}
 	if b.timer.minRate > 0 && float64(b.got) < float64(b.timer.minRate)*b.waited.Seconds() {
 		b.timer.cancel()
-		b.timer.stalled()
 		return n, fmt.Errorf("%w: %d bytes in %s, want %d a second", ErrStalled, b.got, b.waited.Round(time.Millisecond), b.timer.minRate)
 	}
 	b.waited, b.got = 0, 0
