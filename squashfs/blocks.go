@@ -265,33 +265,38 @@ func (r *Reader) cachedBlock(b blockWord, size int) ([]byte, error) {
 
 // cachedFragment returns a decoded fragment block.
 func (r *Reader) cachedFragment(i uint32) ([]byte, error) {
-	e, err := r.fragmentEntry(i)
+	b, err := r.fragmentWord(i)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.checkFragment(e); err != nil {
-		return nil, err
-	}
-	b := blockWord{int64(e.Start), e.Word}
 	blk, err := r.dataCache.fetch(cacheKey{offset: b.start, word: b.word}, func() (cacheBlock, error) {
-		data, err := r.readFragment(b)
-		return cacheBlock{data: data}, err
+		buf := r.buffers.get(int(r.sb.BlockSize))
+		defer r.buffers.put(buf)
+		n, err := r.readFragment(buf, b)
+		if err != nil {
+			return cacheBlock{}, err
+		}
+		return cacheBlock{data: append([]byte(nil), buf[:n]...)}, nil
 	})
 	return blk.data, err
 }
 
-func (r *Reader) readFragment(b blockWord) ([]byte, error) {
-	if disk.StoredRaw(b.word) {
-		dst := make([]byte, disk.StoredSize(b.word))
-		return dst, r.readFull(dst, b.start)
-	}
-	buf := r.scratch.get(int(r.sb.BlockSize))
-	defer r.scratch.put(buf)
-	n, err := r.readCompressed(buf, b, "fragment block")
+// fragmentWord returns where fragment block i is.
+func (r *Reader) fragmentWord(i uint32) (blockWord, error) {
+	e, err := r.fragmentEntry(i)
 	if err != nil {
-		return nil, err
+		return blockWord{}, err
 	}
-	return append([]byte(nil), buf[:n]...), nil
+	return blockWord{int64(e.Start), e.Word}, r.checkFragment(e)
+}
+
+// readFragment decodes a fragment block into dst, which has the size of a
+// block, and returns how long it is.
+func (r *Reader) readFragment(dst []byte, b blockWord) (int, error) {
+	if n := disk.StoredSize(b.word); disk.StoredRaw(b.word) {
+		return n, r.readFull(dst[:n], b.start)
+	}
+	return r.readCompressed(dst, b, "fragment block")
 }
 
 // tailData returns the bytes that the file has in its fragment.
@@ -300,11 +305,16 @@ func (in *Inode) tailData() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return in.tailOf(data)
+}
+
+// tailOf cuts these bytes out of the decoded fragment block.
+func (in *Inode) tailOf(block []byte) ([]byte, error) {
 	off, n := int64(in.d.FragOffset), int64(in.fragmentSize())
-	if off+n > int64(len(data)) {
-		return nil, in.failf("fragment %d ends at %d in a block of %d", in.d.Fragment, off+n, len(data))
+	if off+n > int64(len(block)) {
+		return nil, in.failf("fragment %d ends at %d in a block of %d", in.d.Fragment, off+n, len(block))
 	}
-	return data[off : off+n], nil
+	return block[off : off+n], nil
 }
 
 // ReadAt reads from a regular file, as io.ReaderAt says. It goes through the

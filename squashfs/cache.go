@@ -64,6 +64,9 @@ func (c *blockCache) shard(k cacheKey) *cacheShard {
 	return &c.shards[(h>>40)%uint64(len(c.shards))]
 }
 
+// limit returns how many bytes the cache may hold.
+func (c *blockCache) limit() int64 { return c.shards[0].limit * int64(len(c.shards)) }
+
 // fetch returns the block of key k, from load if it is not cached. Errors are
 // handed to everyone who waited, and not kept.
 func (c *blockCache) fetch(k cacheKey, load func() (cacheBlock, error)) (cacheBlock, error) {

@@ -98,8 +98,10 @@ func (c *checker) block(b blockUse) error {
 }
 
 func (c *checker) fragment(b blockWord) (int, error) {
-	data, err := c.r.readFragment(b)
-	return len(data), c.note(RuleData, "", err)
+	buf := c.r.buffers.get(int(c.r.sb.BlockSize))
+	defer c.r.buffers.put(buf)
+	n, err := c.r.readFragment(buf, b)
+	return n, c.note(RuleData, "", err)
 }
 
 // parallel calls f for 0 to n-1 on the workers and returns the first error.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"runtime"
 	"sync"
+	"sync/atomic"
 )
 
 // ExtractOptions are the options of [Extract].
@@ -108,6 +109,7 @@ func Extract(ctx context.Context, r *Reader, root *os.Root, opts *ExtractOptions
 	} else {
 		x.base = path.Dir(o.Source)
 		err = x.entry(top, path.Base(o.Source), in, 0)
+		x.handOut(top)
 	}
 	x.release(top)
 	return x.finish(err)
@@ -141,6 +143,10 @@ type extractor struct {
 	links  map[InodeRef]place // first name of files with several
 	count  int64
 
+	files     atomic.Int64
+	bytes     atomic.Int64
+	fragments *fragmentShelf
+
 	mu       sync.Mutex
 	res      ExtractResult
 	deferred []*extractDir // directories whose mode would shut us out
@@ -148,6 +154,7 @@ type extractor struct {
 
 func newExtractor(ctx context.Context, r *Reader, root *os.Root, o ExtractOptions) *extractor {
 	x := &extractor{parent: ctx, r: r, root: root, o: o, links: make(map[InodeRef]place)}
+	x.fragments = newFragmentShelf(r, o.Workers)
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	x.res.SkippedCounts = make(map[SkippedKind]int64)
 	if o.Workers > 1 {
@@ -183,6 +190,7 @@ func (x *extractor) finish(err error) (*ExtractResult, error) {
 		err = x.parent.Err()
 	}
 	x.cancel(nil)
+	x.res.Files, x.res.Bytes = x.files.Load(), x.bytes.Load()
 	return &x.res, err
 }
 

@@ -9,11 +9,31 @@ import (
 	"time"
 )
 
+// destFile is an open file or directory of the destination.
+type destFile struct{ *os.File }
+
+func (f destFile) close() error { return f.Close() }
+
+func (f destFile) writeAt(p []byte, off int64) error {
+	_, err := f.WriteAt(p, off)
+	return err
+}
+
+func (f destFile) truncate(size int64) error { return f.Truncate(size) }
+
+func (f destFile) chown(uid, gid uint32) error { return f.Chown(int(uid), int(gid)) }
+
+func (f destFile) chmod(mode fs.FileMode) error { return f.Chmod(mode) }
+
+func (f destFile) setXattr(string, string) error { return errors.ErrUnsupported }
+
+func (f destFile) setTimes(t time.Time) error { return os.Chtimes(f.Name(), time.Time{}, t) }
+
 // destDir is a directory of the destination. Names given to its methods are
 // single elements.
 type destDir struct {
+	destFile
 	root *os.Root
-	f    *os.File
 }
 
 func openDest(root *os.Root) (*destDir, error) {
@@ -29,13 +49,11 @@ func newDest(root *os.Root) (*destDir, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &destDir{root, f}, nil
+	return &destDir{destFile{f}, root}, nil
 }
 
-func (d *destDir) file() *os.File { return d.f }
-
 func (d *destDir) close() {
-	d.f.Close()
+	d.Close()
 	d.root.Close()
 }
 
@@ -60,9 +78,10 @@ func (d *destDir) mkdir(name string) (*destDir, error) {
 	return newDest(sub)
 }
 
-// create makes a file that does not exist.
-func (d *destDir) create(name string) (*os.File, error) {
-	return d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// create makes a file that does not exist. Nothing is known of its attributes.
+func (d *destDir) create(name string, _ uint32) (destFile, birth, error) {
+	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	return destFile{f}, birth{}, err
 }
 
 func (d *destDir) symlink(target, name string) error { return d.root.Symlink(target, name) }
@@ -73,14 +92,8 @@ func (d *destDir) lchown(name string, uid, gid uint32) error {
 	return d.root.Lchown(name, int(uid), int(gid))
 }
 
-func (d *destDir) chmod(name string, mode fs.FileMode) error { return d.root.Chmod(name, mode) }
+func (d *destDir) chmodEntry(name string, mode fs.FileMode) error { return d.root.Chmod(name, mode) }
 
 func (d *destDir) lutimes(string, time.Time) error { return errors.ErrUnsupported }
 
 func (d *destDir) lsetxattr(string, string, string) error { return errors.ErrUnsupported }
-
-func setOwner(f *os.File, uid, gid uint32) error { return f.Chown(int(uid), int(gid)) }
-
-func setXattr(*os.File, string, string) error { return errors.ErrUnsupported }
-
-func setTimes(f *os.File, t time.Time) error { return os.Chtimes(f.Name(), time.Time{}, t) }

@@ -1,8 +1,10 @@
 package squashfs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -60,6 +62,43 @@ func TestExtractKeepsHoles(t *testing.T) {
 	res, err := squashfs.ExtractTo(t.Context(), r, t.TempDir(), nil)
 	if err != nil || res.Bytes != 0 || res.Files != 1 {
 		t.Errorf("Extract = %+v, %v, want no bytes written", res, err)
+	}
+}
+
+// Small files that were written in another order than they are read in have
+// their fragment blocks read more than once.
+func TestExtractScattered(t *testing.T) {
+	var tree testtree.Tree
+	own := testtree.Owner(os.Geteuid(), os.Getegid())
+	for i := range 600 {
+		name := fmt.Sprintf("d/%d-%d", i%37, i)
+		tree = append(tree, testtree.File(name, 0o644, testtree.Text(uint64(i), 500+i), own))
+	}
+	tree = append(tree, testtree.Dir("d", 0o755, own), testtree.Dir(".", 0o755, own))
+	img := new(memory)
+	w, err := squashfs.NewWriter(img, &squashfs.WriterOptions{BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(addTree(tree)(t.Context(), w), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := squashfs.NewReader(bytes.NewReader(img.b), int64(len(img.b)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, workers := range []int{1, 2, 8} {
+		dest := t.TempDir()
+		if _, err := squashfs.ExtractTo(t.Context(), r, dest, &squashfs.ExtractOptions{Workers: workers}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := testtree.Walk(dest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := testtree.Diff(tree.Listing(), got, nil); diff != "" {
+			t.Errorf("%d workers (-image +extracted)\n%s", workers, diff)
+		}
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"syscall"
+
+	"hpcimg/squashfs/internal/disk"
 )
 
 // refused reports whether err says that the process may not, or the file
@@ -23,32 +25,57 @@ func refusedXattr(err error) bool {
 		errors.Is(err, syscall.ERANGE)
 }
 
-// setAttrs gives an open file or directory the attributes of in. The order
-// matters: a change of owner clears setuid bits and capabilities, and a mode
-// without write permission keeps us from setting xattrs.
-func (x *extractor) setAttrs(f *os.File, p place, in *Inode) error {
+// birth is what is known of a file that has just been made.
+type birth struct {
+	mode     bool // perm is known
+	perm     fs.FileMode
+	owner    bool // uid and gid are known
+	uid, gid uint32
+}
+
+// birthPerm returns the permissions with which in is made as a file. It is
+// best to be made with those that it will have. But until its owner is right,
+// nobody but ourselves must be able to change it, and we must be able to set
+// its extended attributes.
+func (x *extractor) birthPerm(in *Inode) uint32 {
+	m := uint32(in.d.Mode)
+	if m&^0o755 != 0 || m&0o600 != 0o600 || in.d.Xattr != disk.NoXattr {
+		return 0o600
+	}
+	return m
+}
+
+// setAttrs gives an open file or directory the attributes of in, as far as it
+// does not have them from birth. The order matters: a change of owner clears
+// setuid bits and capabilities, and a mode without write permission keeps us
+// from setting xattrs.
+func (x *extractor) setAttrs(f destFile, b birth, p place, in *Inode) error {
 	mode := in.Mode()
 	if !x.o.NoOwner {
-		if err := setOwner(f, in.uid, in.gid); err != nil {
-			if !refused(err) {
-				return err
+		if !b.owner || b.uid != in.uid || b.gid != in.gid {
+			if err := f.chown(in.uid, in.gid); err != nil {
+				if !refused(err) {
+					return err
+				}
+				x.skip(p, SkippedOwner, err)
+				mode = x.dropSetID(p, mode, err)
 			}
-			x.skip(p, SkippedOwner, err)
-			mode = x.dropSetID(p, mode, err)
 		}
 	} else if !ownedBy(in) {
 		mode &^= fs.ModeSetuid | fs.ModeSetgid
 	}
-	if err := x.setXattrs(p, in, func(k, v string) error { return setXattr(f, k, v) }); err != nil {
+	if err := x.setXattrs(p, in, f.setXattr); err != nil {
 		return err
 	}
-	if err := f.Chmod(mode); err != nil {
-		if !refused(err) {
-			return err
+	if !b.mode || b.perm != mode&^fs.ModeType {
+		if err := f.chmod(mode); err != nil {
+			if !refused(err) {
+				return err
+			}
+			x.skip(p, SkippedMode, err)
 		}
-		x.skip(p, SkippedMode, err)
 	}
-	if err := setTimes(f, in.ModTime()); err != nil {
+	if err := f.setTimes(in.ModTime()); err != nil {
 		if !refused(err) {
 			return err
 		}
@@ -86,7 +113,7 @@ func (x *extractor) setLinkAttrs(p place, in *Inode) error {
 		return err
 	}
 	if !in.isSymlink() {
-		if err := d.chmod(p.name, mode); err != nil {
+		if err := d.chmodEntry(p.name, mode); err != nil {
 			if !refused(err) {
 				return err
 			}
@@ -103,7 +130,7 @@ func (x *extractor) setLinkAttrs(p place, in *Inode) error {
 }
 
 func (x *extractor) setXattrs(p place, in *Inode, set func(k, v string) error) error {
-	if x.o.NoXattrs {
+	if x.o.NoXattrs || in.d.Xattr == disk.NoXattr {
 		return nil
 	}
 	attrs, err := in.Xattrs()

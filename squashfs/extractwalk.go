@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -42,6 +41,11 @@ type extractDir struct {
 	dest    *destDir
 	in      *Inode // nil: leave its attributes alone
 	pending atomic.Int32
+
+	// Files for the next worker. They are handed out by the dozen: most
+	// are written in less time than it takes to wake somebody up.
+	waiting      []*extractFile
+	waitingBytes int64
 }
 
 // release drops one reason to keep d open.
@@ -63,7 +67,7 @@ func (x *extractor) finishDir(d *extractDir) {
 		x.mu.Unlock()
 		return
 	}
-	if err := x.setAttrs(d.dest.file(), d.place, d.in); err != nil {
+	if err := x.setAttrs(d.dest.destFile, birth{}, d.place, d.in); err != nil {
 		x.fail(d.place, err)
 	}
 }
@@ -81,7 +85,7 @@ func (x *extractor) finishDeferred(d *extractDir) {
 		return
 	}
 	defer dest.close()
-	if err := x.setAttrs(dest.file(), d.place, d.in); err != nil {
+	if err := x.setAttrs(dest.destFile, birth{}, d.place, d.in); err != nil {
 		x.fail(d.place, err)
 	}
 }
@@ -91,6 +95,7 @@ func (x *extractor) walk(d *extractDir, depth int) error {
 	if depth > maxExtractDepth {
 		return &LimitError{What: "nested directories", Limit: maxExtractDepth}
 	}
+	defer x.handOut(d)
 	for e, err := range d.in.ReadDir(0) {
 		if err == nil {
 			err = context.Cause(x.ctx)
@@ -194,7 +199,9 @@ const partBlocks = 32
 type extractFile struct {
 	place
 	in      *Inode
-	f       *os.File
+	f       destFile
+	made    bool
+	birth   birth
 	pending atomic.Int64
 }
 
@@ -202,24 +209,28 @@ type extractFile struct {
 // others will link to, and files of several parts, have to exist first.
 func (x *extractor) file(p place, in *Inode) error {
 	ef := &extractFile{place: p, in: in}
-	parts := (in.blocks.count + partBlocks - 1) / partBlocks
+	parts := max((in.blocks.count+partBlocks-1)/partBlocks, 1)
 	if in.LinkCount() > 1 || parts > 1 {
-		if err := ef.create(); err != nil {
+		if err := x.create(ef); err != nil {
 			return err
 		}
 		x.remember(in, p)
 	}
 	if parts > 1 {
-		if err := ef.f.Truncate(int64(in.d.Size)); err != nil {
-			return errors.Join(err, ef.f.Close())
+		if err := ef.f.truncate(int64(in.d.Size)); err != nil {
+			return errors.Join(err, ef.f.close())
 		}
 	}
-	x.add(func(res *ExtractResult) { res.Files++ })
-	parts = max(parts, 1)
+	x.files.Add(1)
+	p.dir.pending.Add(1)
+	if parts == 1 {
+		ef.pending.Store(1)
+		x.wait(p.dir, ef)
+		return nil
+	}
 	// One more than the parts, so that the file stays open until all of them
 	// are queued.
 	ef.pending.Store(1)
-	p.dir.pending.Add(1)
 	for i := int64(0); i < parts && x.ctx.Err() == nil; i++ {
 		ef.pending.Add(1)
 		x.do(func() { x.part(ef, i*partBlocks, min((i+1)*partBlocks, in.blocks.count)) })
@@ -228,8 +239,35 @@ func (x *extractor) file(p place, in *Inode) error {
 	return nil
 }
 
-func (ef *extractFile) create() (err error) {
-	ef.f, err = ef.dir.dest.create(ef.name)
+// wait puts a file of one part among those for the next worker.
+func (x *extractor) wait(d *extractDir, ef *extractFile) {
+	const (
+		maxFiles = 12
+		maxBytes = 256 << 10
+	)
+	d.waiting = append(d.waiting, ef)
+	d.waitingBytes += int64(ef.in.d.Size)
+	if len(d.waiting) >= maxFiles || d.waitingBytes >= maxBytes || x.jobs == nil {
+		x.handOut(d)
+	}
+}
+
+func (x *extractor) handOut(d *extractDir) {
+	files := d.waiting
+	if len(files) == 0 {
+		return
+	}
+	d.waiting, d.waitingBytes = nil, 0
+	x.do(func() {
+		for _, ef := range files {
+			x.part(ef, 0, ef.in.blocks.count)
+		}
+	})
+}
+
+func (x *extractor) create(ef *extractFile) (err error) {
+	ef.f, ef.birth, err = ef.dir.dest.create(ef.name, x.birthPerm(ef.in))
+	ef.made = err == nil
 	return err
 }
 
@@ -240,8 +278,8 @@ func (x *extractor) part(ef *extractFile, first, last int64) {
 	if x.ctx.Err() != nil {
 		return
 	}
-	if ef.f == nil {
-		if err := ef.create(); err != nil {
+	if !ef.made {
+		if err := x.create(ef); err != nil {
 			x.fail(ef.place, err)
 			return
 		}
@@ -257,14 +295,14 @@ func (x *extractor) partDone(ef *extractFile) {
 		return
 	}
 	defer x.release(ef.dir)
-	if ef.f == nil {
+	if !ef.made {
 		return
 	}
 	var err error
 	if x.ctx.Err() == nil {
-		err = x.setAttrs(ef.f, ef.place, ef.in)
+		err = x.setAttrs(ef.f, ef.birth, ef.place, ef.in)
 	}
-	if err := errors.Join(err, ef.f.Close()); err != nil {
+	if err := errors.Join(err, ef.f.close()); err != nil {
 		x.fail(ef.place, err)
 	}
 }
@@ -274,8 +312,11 @@ func (x *extractor) partDone(ef *extractFile) {
 func (x *extractor) writeBlocks(ef *extractFile, first, last int64) error {
 	in := ef.in
 	bs := int64(x.r.sb.BlockSize)
-	buf := x.r.buffers.get(int(bs))
-	defer x.r.buffers.put(buf)
+	var buf []byte
+	if first < last {
+		buf = x.r.buffers.get(int(bs))
+		defer x.r.buffers.put(buf)
+	}
 	var words [partBlocks]blockWord
 	hole := false
 	for i := first; i < last; {
@@ -303,27 +344,32 @@ func (x *extractor) writeBlocks(ef *extractFile, first, last int64) error {
 		return nil
 	}
 	if in.d.Fragment != noFragment && in.fragmentSize() > 0 {
-		data, err := in.tailData()
-		if err != nil {
-			return err
-		}
-		return x.write(ef, data, in.blocks.count*bs)
+		return x.writeTail(ef)
 	}
 	if hole {
-		return ef.f.Truncate(int64(in.d.Size))
+		return ef.f.truncate(int64(in.d.Size))
 	}
 	return nil
 }
 
+func (x *extractor) writeTail(ef *extractFile) error {
+	in := ef.in
+	shelved, err := x.fragments.take(in.d.Fragment)
+	if err != nil {
+		return err
+	}
+	defer x.fragments.putBack(shelved)
+	data, err := in.tailOf(shelved.data)
+	if err != nil {
+		return err
+	}
+	return x.write(ef, data, in.blocks.count*int64(x.r.sb.BlockSize))
+}
+
 func (x *extractor) write(ef *extractFile, p []byte, off int64) error {
-	var total int64
-	x.add(func(res *ExtractResult) {
-		res.Bytes += int64(len(p))
-		total = res.Bytes
-	})
+	total := x.bytes.Add(int64(len(p)))
 	if x.o.MaxBytes > 0 && total > x.o.MaxBytes {
 		return &LimitError{What: "bytes", Limit: x.o.MaxBytes}
 	}
-	_, err := ef.f.WriteAt(p, off)
-	return err
+	return ef.f.writeAt(p, off)
 }
