@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	sylabs "github.com/sylabs/sif/v2/pkg/sif"
@@ -68,12 +69,15 @@ func AddObject(ctx context.Context, path string, object *NewObject, opts *EditOp
 }
 
 func (n *NewObject) check() error {
+	if n == nil {
+		return fmt.Errorf("sif: no object to add: %w", fs.ErrInvalid)
+	}
 	switch n.Type {
 	case DataDefinition, DataEnvironment, DataLabels, DataJSON, DataGeneric:
 	default:
 		return fmt.Errorf("sif: adding an object of type %v: %w", n.Type, errors.ErrUnsupported)
 	}
-	if n.Data == nil || len(n.Name) > disk.NameSize || n.Group&disk.GroupMask != 0 {
+	if n.Data == nil || len(n.Name) > disk.NameSize || strings.ContainsRune(n.Name, 0) || n.Group&disk.GroupMask != 0 {
 		return fmt.Errorf("sif: NewObject: %w", fs.ErrInvalid)
 	}
 	return nil

@@ -74,6 +74,12 @@ func TestEditErrors(t *testing.T) {
 		}
 		return func(ctx context.Context, path string) error { return sif.AddObject(ctx, path, &o, nil) }
 	}
+	if err := sif.AddObject(t.Context(), sampleFile(t), nil, nil); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("no object: %v", err)
+	}
+	if err := add(sif.NewObject{Type: sif.DataGeneric, Name: "a\x00b"})(t.Context(), sampleFile(t)); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("NUL in a name: %v", err)
+	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	tests := []struct {

@@ -91,6 +91,9 @@ type File struct {
 
 // Open opens the file at path for reading.
 func Open(path string) (*File, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, notRegular(path) // opening a pipe would wait for somebody to write to it
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -109,9 +112,13 @@ func openFile(f *os.File) (*File, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: f.Name(), Err: errors.New("not a regular file")}
+		return nil, notRegular(f.Name())
 	}
 	return NewFile(f, info.Size())
+}
+
+func notRegular(path string) error {
+	return &fs.PathError{Op: "open", Path: path, Err: errors.New("not a regular file")}
 }
 
 // NewFile checks the header and the descriptors of the file of the given size in r. It reads at most the header and the descriptor

@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"hpcimg/sif"
@@ -155,6 +157,47 @@ func TestPrimaryErrors(t *testing.T) {
 				t.Fatalf("error %v", err)
 			}
 		})
+	}
+}
+
+// TestDescriptionOfThePartition: objects of another group do not describe the partition that is run, wherever they stand.
+func TestDescriptionOfThePartition(t *testing.T) {
+	first, metadata := table, table+slot
+	data := sample(t)
+	path := filepath.Join(t.TempDir(), "image.sif")
+	must(t, os.WriteFile(path, data, 0o600))
+	for _, o := range []sif.NewObject{
+		{Type: sif.DataDefinition, Data: strings.NewReader("bootstrap: evil\n")},
+		{Type: sif.DataJSON, Name: sif.NameOCIConfig, Data: strings.NewReader(`{"Cmd":["evil"]}`)},
+	} {
+		o.Group = 2
+		must(t, sif.AddObject(t.Context(), path, &o, nil))
+	}
+	data, err := os.ReadFile(path)
+	must(t, err)
+	// The added objects come first in the table.
+	swap := func(a, b int) {
+		tmp := bytes.Clone(data[a : a+slot])
+		copy(data[a:a+slot], data[b:b+slot])
+		copy(data[b:b+slot], tmp)
+	}
+	swap(first, table+4*slot)
+	swap(metadata, table+5*slot)
+	f, err := sif.NewFile(bytes.NewReader(data), int64(len(data)))
+	must(t, err)
+	if text, err := f.Definition(); err != nil || strings.Contains(string(text), "evil") {
+		t.Errorf("definition %q, %v", text, err)
+	}
+	if c, err := f.OCIConfig(); err != nil || len(c.Cmd) != 0 {
+		t.Errorf("config %+v, %v", c, err)
+	}
+	// If there is no other, they do.
+	data = write(t, input{opts: sif.WriterOptions{Arch: "amd64"}, definition: "bootstrap: x\n", partition: make([]byte, 4096)})
+	put32(first+fieldGroup, 0xf0000002)(data)
+	f, err = sif.NewFile(bytes.NewReader(data), int64(len(data)))
+	must(t, err)
+	if text, err := f.Definition(); err != nil || string(text) != "bootstrap: x\n" {
+		t.Errorf("definition %q, %v", text, err)
 	}
 }
 

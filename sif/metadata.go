@@ -36,24 +36,44 @@ type Attributes struct {
 	Startscript string                 `json:"startscript,omitempty"`
 }
 
-// Definition returns the definition file. The error is fs.ErrNotExist if there is none.
+// Definition returns the definition file: the one in the group of the primary partition or, if that has none, the first. The error is
+// fs.ErrNotExist if there is none.
 func (f *File) Definition() ([]byte, error) {
-	for _, o := range f.objects {
-		if o.Type == DataDefinition {
-			return readObject(o, maxDefinition)
-		}
+	o, ok := f.describing(func(o Object) bool { return o.Type == DataDefinition })
+	if !ok {
+		return nil, notFound("definition file")
 	}
-	return nil, notFound("definition file")
+	return readObject(o, maxDefinition)
 }
 
-// JSON returns the bytes of the first JSON object with a name. The error is fs.ErrNotExist if there is none.
+// JSON returns the bytes of the JSON object with a name: the one in the group of the primary partition or, if that has none, the first. The
+// error is fs.ErrNotExist if there is none.
 func (f *File) JSON(name string) ([]byte, error) {
+	o, ok := f.describing(isJSON(name))
+	if !ok {
+		return nil, notFound(name)
+	}
+	return readObject(o, maxJSON)
+}
+
+func isJSON(name string) func(Object) bool {
+	return func(o Object) bool { return o.Type == DataJSON && o.Name == name }
+}
+
+// describing returns the object that says something of the primary partition. One of the same group comes first: it has been signed together with
+// the partition, and a group that was added in front of it has not, whoever signed that.
+func (f *File) describing(match func(Object) bool) (found Object, ok bool) {
+	primary, err := f.Primary()
 	for _, o := range f.objects {
-		if o.Type == DataJSON && o.Name == name {
-			return readObject(o, maxJSON)
+		switch {
+		case !match(o):
+		case err == nil && o.GroupID == primary.GroupID:
+			return o, true
+		case !ok:
+			found, ok = o, true
 		}
 	}
-	return nil, notFound(name)
+	return found, ok
 }
 
 // Metadata returns the decoded inspect-metadata.json. The error is fs.ErrNotExist if there is none.
@@ -81,18 +101,10 @@ func (f *File) decode(name string, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return &FormatError{Structure: name, Offset: f.offsetOf(name), Err: err}
+		o, _ := f.describing(isJSON(name))
+		return &FormatError{Structure: name, Offset: o.Offset, Err: err}
 	}
 	return nil
-}
-
-func (f *File) offsetOf(name string) int64 {
-	for _, o := range f.objects {
-		if o.Type == DataJSON && o.Name == name {
-			return o.Offset
-		}
-	}
-	return 0
 }
 
 func readObject(o Object, limit int64) ([]byte, error) {

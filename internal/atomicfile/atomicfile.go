@@ -171,6 +171,9 @@ func sameFile(a, b string) bool {
 	return aErr == nil && bErr == nil && os.SameFile(ai, bi)
 }
 
+// SetMode changes the permission that Commit gives the file. Unlike Options.Mode, zero means none.
+func (f *File) SetMode(mode fs.FileMode) { f.mode = mode }
+
 // Abort closes and removes the temporary file. After Commit or an earlier Abort it does nothing, so that it can be deferred.
 func (f *File) Abort() error {
 	if f.done {

@@ -17,33 +17,28 @@ import (
 // chunk is how much is copied between two looks at the context. Where the file system can share blocks, it costs next to nothing.
 const chunk = 64 << 20
 
-// Edit copies the file at path, applies change to the copy, and replaces the file with it. Mode and, where permitted, owner stay. A
-// symbolic link is followed, so that the file behind it is the one that is replaced. check judges the file before and after.
+// Edit copies the file at path, applies change to the copy, and replaces the file with it. Mode, access control list and, where permitted, owner
+// stay; where the group cannot, its successor may do no more than everybody. A symbolic link is followed, so that the file behind it
+// is the one that is replaced. check judges the file before and after.
 func Edit(ctx context.Context, path string, check func(r io.ReaderAt, size int64) error, change func(*sif.FileImage) error) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	src, err := os.Open(path)
+	src, info, err := open(path)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return &fs.PathError{Op: "edit", Path: path, Err: errors.New("not a regular file")}
-	}
 	if err := check(src, info.Size()); err != nil {
 		return err
 	}
-	dst, err := atomicfile.Create(path, &atomicfile.Options{Mode: info.Mode().Perm()})
+	dst, err := atomicfile.Create(path, nil)
 	if err != nil {
 		return err
 	}
 	defer dst.Abort()
+	keepAccess(dst, src, info)
 	if err := copyFile(ctx, dst.File, src, info.Size()); err != nil {
 		return err
 	}
@@ -53,8 +48,28 @@ func Edit(ctx context.Context, path string, check func(r io.ReaderAt, size int64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	keepOwner(dst.File, info)
 	return dst.Commit()
+}
+
+// open opens a regular file. Opening a pipe would wait for somebody to write to it, so what is there is looked at before and after.
+func open(path string) (*os.File, fs.FileInfo, error) {
+	notRegular := &fs.PathError{Op: "edit", Path: path, Err: errors.New("not a regular file")}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, nil, notRegular
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = notRegular
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
 }
 
 func copyFile(ctx context.Context, dst, src *os.File, size int64) error {
