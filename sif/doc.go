@@ -24,6 +24,8 @@
 // EndPartition, so that a squashfs of any size goes straight to its final position. [AddObject] and [DeleteObject] change an existing
 // file by way of a copy.
 //
+// [NewOCIWriter] makes an OCI-SIF, the form in which SingularityCE keeps OCI images with layers that are squashfs.
+//
 // [RootFiles] returns what Apptainer expects inside the root file system of an image that came from a registry (/.singularity.d and a few
 // names around it), and the matching [Metadata].
 //

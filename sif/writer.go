@@ -90,20 +90,26 @@ func NewWriter(w io.WriterAt, opts *WriterOptions) (*Writer, error) {
 	case len(o.LaunchScript) >= disk.LaunchScriptSize:
 		return nil, fmt.Errorf("sif: WriterOptions.LaunchScript of %d bytes: %w", len(o.LaunchScript), fs.ErrInvalid)
 	}
+	h := blankHeader(o.ID, o.Time, o.Capacity)
+	copy(h.LaunchScript[:], o.LaunchScript)
+	return &Writer{w: w, header: h, arch: arch, end: h.DataOffset}, nil
+}
+
+// blankHeader returns the header of a file without a launch script or a primary partition.
+func blankHeader(id [16]byte, t time.Time, capacity int) disk.Header {
 	h := disk.Header{
 		Magic:             [10]byte([]byte(disk.Magic)),
 		Version:           [3]byte([]byte(disk.Version)),
 		Arch:              [3]byte([]byte("00\x00")), // until there is a primary partition
-		ID:                o.ID,
-		CreatedAt:         o.Time.Unix(),
-		ModifiedAt:        o.Time.Unix(),
-		DescriptorsTotal:  int64(o.Capacity),
+		ID:                id,
+		CreatedAt:         t.Unix(),
+		ModifiedAt:        t.Unix(),
+		DescriptorsTotal:  int64(capacity),
 		DescriptorsOffset: disk.TableOffset,
-		DescriptorsSize:   int64(o.Capacity) * disk.DescriptorSize,
+		DescriptorsSize:   int64(capacity) * disk.DescriptorSize,
 	}
 	h.DataOffset = h.DescriptorsOffset + h.DescriptorsSize
-	copy(h.LaunchScript[:], o.LaunchScript)
-	return &Writer{w: w, header: h, arch: arch, end: h.DataOffset}, nil
+	return h
 }
 
 // AddDefinition adds the definition file. There can be one.
