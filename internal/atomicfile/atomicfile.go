@@ -13,7 +13,7 @@ import (
 const (
 	defaultMode fs.FileMode = 0o644
 
-	// Most file systems allow names of 255 bytes; ours is the prefix of the real name plus 1+6+16 bytes.
+	// Most file systems allow names of 255 bytes; ours is the prefix of the real name plus 1+6 and 8+1+10+1+16 bytes.
 	maxNamePrefix = 200
 
 	createAttempts = 16
@@ -55,11 +55,10 @@ func create(path string, opts *Options, openUnnamed func(dir, name string) *os.F
 	if name == "" || name == "." || name == ".." {
 		return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrInvalid}
 	}
-	if len(name) > maxNamePrefix {
-		name = name[:maxNamePrefix]
-	}
+	tag := hostTag()
+	removeStale(dir, prefix(name), tag)
 	for range createAttempts {
-		temp := filepath.Join(dir, "."+name+".part-"+randomSuffix())
+		temp := filepath.Join(dir, fmt.Sprintf("%s%s-%d-%s", prefix(name), tag, os.Getpid(), randomSuffix()))
 		if f := openUnnamed(dir, temp); f != nil {
 			return &File{File: f, path: path, mode: o.Mode, noReplace: o.NoReplace, unnamed: true}, nil
 		}

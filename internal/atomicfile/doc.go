@@ -15,8 +15,10 @@
 //
 // The temporary file is in the directory of the destination, so that publishing never crosses a file system. On Linux it has
 // no name until it is complete (O_TMPFILE), and a process that is killed leaves nothing behind. Where that cannot be had it is called
-// `.<name>.part-<random>`, and a process that is killed leaves that. It is created with O_EXCL and mode 0600: a name planted by
-// somebody else is never opened or followed.
+// `.<name>.part-<host>-<pid>-<random>`, and a process that is killed leaves that, until somebody writes the same destination on the same
+// machine: [Create] removes what processes have left that are no more. <host> stands for a machine since its start and for a namespace of
+// process IDs, so that on a shared file system nobody judges the processes of others. It is created with O_EXCL and mode 0600: a name planted
+// by somebody else is never opened or followed.
 //
 // A symbolic link at the destination is replaced, not followed. Anything else there that is not a regular file is
 // refused by [Create], so that a device or a pipe is never replaced by a file.
