@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // ErrFormat says that the input is no cache, or a damaged one.
@@ -49,10 +50,12 @@ func Parse(data []byte) ([]Entry, error) {
 		return nil, damaged("number of libraries")
 	}
 	entries := make([]Entry, 0, n)
+	// Entries share one copy: their strings may overlap, and then be longer than the file together.
+	all := string(data)
 	for i := range int(n) {
 		raw := data[headerNew+i*entryNew:]
-		name, ok1 := text(data, bo.Uint32(raw[4:]))
-		path, ok2 := text(data, bo.Uint32(raw[8:]))
+		name, ok1 := text(all, bo.Uint32(raw[4:]))
+		path, ok2 := text(all, bo.Uint32(raw[8:]))
 		if !ok1 || !ok2 {
 			return nil, damaged(fmt.Sprintf("strings of entry %d", i))
 		}
@@ -69,17 +72,13 @@ func order(data []byte) binary.ByteOrder {
 	return binary.LittleEndian
 }
 
-func text(data []byte, at uint32) (string, bool) {
+func text(data string, at uint32) (string, bool) {
 	if uint64(at) >= uint64(len(data)) {
 		return "", false
 	}
 	rest := data[at:]
-	rest = rest[:min(len(rest), maxString)]
-	before, _, ok := bytes.Cut(rest, []byte{0})
-	if !ok {
-		return "", false
-	}
-	return string(before), true
+	before, _, ok := strings.Cut(rest[:min(len(rest), maxString)], "\x00")
+	return before, ok
 }
 
 func damaged(what string) error { return fmt.Errorf("%w: %s", ErrFormat, what) }

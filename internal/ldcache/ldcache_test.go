@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -54,6 +55,28 @@ func TestDamaged(t *testing.T) {
 		if _, err := ldcache.Parse(data); !errors.Is(err, ldcache.ErrFormat) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestMemory: many entries that share a long string take no more memory than their number.
+func TestMemory(t *testing.T) {
+	const n, size = 20_000, 4000
+	cache := build(make([]ldcache.Entry, n)...)
+	at := 48 + 24*n
+	cache = append(cache[:at], strings.Repeat("x", size)+"\x00"...)
+	for i := range n {
+		binary.LittleEndian.PutUint32(cache[48+24*i+4:], uint32(at))
+		binary.LittleEndian.PutUint32(cache[48+24*i+8:], uint32(at))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	entries, err := ldcache.Parse(cache)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(entries) != n || len(entries[n-1].Path) != size {
+		t.Fatal(len(entries), err)
+	}
+	if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(len(cache))*8; got > limit {
+		t.Errorf("%d bytes for a cache of %d", got, len(cache))
 	}
 }
 
