@@ -159,6 +159,9 @@ func TestHTTP2Faults(t *testing.T) {
 				http.Redirect(w, r, "https://"+l.Addr().String()+"/x", http.StatusTemporaryRedirect)
 			})
 			opts, transport := f.options()
+			if tc.name == "dies without a word" {
+				opts.Registry.IdleTimeout = 250 * time.Millisecond
+			}
 			pool := x509.NewCertPool()
 			pool.AddCert(certified.Certificate())
 			transport.TLSClientConfig = &tls.Config{RootCAs: pool}

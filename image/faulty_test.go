@@ -86,7 +86,7 @@ func (f *faulty) host() string { return strings.TrimPrefix(f.server.URL, "http:/
 func (f *faulty) options() (*image.Options, *http.Transport) {
 	transport := &http.Transport{DialContext: f.dial, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10}
 	return &image.Options{Registry: image.RegistryOptions{
-		Transport: transport, IdleTimeout: 250 * time.Millisecond, MinRate: 2000, RetryBudget: 1500 * time.Millisecond, Attempts: 4,
+		Transport: transport, IdleTimeout: 5 * time.Second, MinRate: 2000, RetryBudget: 1500 * time.Millisecond, Attempts: 4,
 		Credentials: func(_ context.Context, host string) (image.Credential, error) {
 			if host != f.host() {
 				f.t.Errorf("credentials for %s", host)

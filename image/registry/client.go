@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hpcimg/image"
@@ -42,35 +44,56 @@ func (c *Client) Tags(ctx context.Context, ref string) ([]string, error) {
 }
 
 // Resolve returns the descriptor of what a reference names at the moment, without reading it: one HEAD request, which registries
-// do not count as a pull. The descriptor is the registry's claim; opening the image by its digest is what verifies it.
+// do not count as a pull. The descriptor is the registry's claim; opening the image by its digest is what verifies it. A
+// registry that answers HEAD without a digest is asked for the manifest itself.
 func (c *Client) Resolve(ctx context.Context, ref string) (image.Descriptor, error) {
 	r, repo, err := c.repository(ref, distribution.Pull)
 	if err != nil {
 		return image.Descriptor{}, err
 	}
+	d, err := resolve(ctx, repo, r)
+	if err != nil {
+		return image.Descriptor{}, describe("resolve", r, err)
+	}
+	return d, nil
+}
+
+// maxManifest is what registries have to accept at least, and what image.Open reads at most by default.
+const maxManifest = 4 << 20
+
+func resolve(ctx context.Context, repo *distribution.Repository, r image.Reference) (image.Descriptor, error) {
 	name := r.Tag
 	if r.Digest != "" {
 		name = r.Digest.String()
 	}
-	doc, err := repo.HeadManifest(ctx, name, []string{
+	accept := []string{
 		ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest,
 		"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
-	})
-	if err != nil {
-		return image.Descriptor{}, describe("resolve", r, err)
 	}
-	if doc.Digest == "" {
-		doc.Digest = r.Digest
+	doc, err := repo.HeadManifest(ctx, name, accept)
+	e, failed := errors.AsType[*distribution.Error](err)
+	switch {
+	case failed && e.Status != http.StatusMethodNotAllowed && e.Status != http.StatusNotImplemented:
+		return image.Descriptor{}, err
+	case failed, doc.Digest == "", doc.Size < 0:
+		if doc, err = repo.Manifest(ctx, name, accept, maxManifest); err != nil {
+			return image.Descriptor{}, err
+		}
+		algorithm := digest.SHA256
+		if r.Digest != "" {
+			algorithm = r.Digest.Algorithm()
+		}
+		doc.Digest = algorithm.FromBytes(doc.Raw)
 	}
 	if err := doc.Digest.Validate(); err != nil {
-		return image.Descriptor{}, describe("resolve", r, fmt.Errorf("digest from registry: %w", err))
+		return image.Descriptor{}, fmt.Errorf("the registry's digest %q: %w", distribution.Clip(doc.Digest.String(), 100), err)
 	}
 	if r.Digest != "" && doc.Digest != r.Digest {
-		return image.Descriptor{}, describe("resolve", r, &image.DigestError{
+		return image.Descriptor{}, &image.DigestError{
 			Descriptor: image.Descriptor{Digest: r.Digest, Size: doc.Size}, Got: doc.Digest, GotSize: doc.Size,
-		})
+		}
 	}
-	return image.Descriptor{MediaType: doc.MediaType, Digest: doc.Digest, Size: max(doc.Size, 0)}, nil
+	return image.Descriptor{MediaType: doc.MediaType, Digest: doc.Digest, Size: doc.Size}, nil
 }
 
 func (c *Client) repository(ref string, rights distribution.Rights) (image.Reference, *distribution.Repository, error) {
@@ -88,6 +111,19 @@ func (c *Client) repository(ref string, rights distribution.Rights) (image.Refer
 	return r, repo, nil
 }
 
+// boundError is an error as it leaves the package. What registries say is in its text, fit for a terminal and a log.
+type boundError struct {
+	op  string
+	ref image.Reference
+	err error
+}
+
+func (e *boundError) Error() string {
+	return distribution.Printable(fmt.Sprintf("registry: %s %s: %v", e.op, e.ref, e.err), 1900)
+}
+
+func (e *boundError) Unwrap() error { return e.err }
+
 // describe says at the package's boundary what failed for which reference, in the error types of package image.
 func describe(op string, ref image.Reference, err error) error {
 	if e, ok := errors.AsType[*distribution.Error](err); ok {
@@ -100,5 +136,5 @@ func describe(op string, ref image.Reference, err error) error {
 			err = &image.TransportError{Host: e.Host, Op: e.Op, Status: e.Status, RetryAfter: e.RetryAfter, Err: e.Err}
 		}
 	}
-	return fmt.Errorf("registry: %s %s: %w", op, ref, err)
+	return &boundError{op: op, ref: ref, err: err}
 }

@@ -140,16 +140,22 @@ func askHelper(ctx context.Context, name, key string) (image.Credential, error) 
 	if !helperName.MatchString(name) {
 		return image.Credential{}, errors.New("the name of the credential helper is not a plain file name")
 	}
-	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
+	timed, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, "docker-credential-"+name, "get")
+	cmd := exec.CommandContext(timed, "docker-credential-"+name, "get")
 	cmd.Stdin = strings.NewReader(key)
 	cmd.Stdout = &capped{w: &out, left: maxHelperAnswer}
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil {
 		if strings.Contains(out.String(), "credentials not found") {
 			return image.Credential{}, nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			err = ctx.Err()
+		case timed.Err() != nil:
+			err = fmt.Errorf("no answer in %s", helperTimeout)
 		}
 		return image.Credential{}, fmt.Errorf("credential helper %s: %w", name, err)
 	}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -55,6 +56,9 @@ func Push(ctx context.Context, img *image.Image, ref string, opts *PushOptions) 
 		return image.Descriptor{}, err
 	}
 	p := &pusher{img: img, repo: repo, options: o, report: newReporter(o.Progress)}
+	if r.Transport != image.TransportDocker {
+		return image.Descriptor{}, &image.ReferenceError{Reference: ref, Err: errors.New("names a SIF file: an image in layers is pushed to docker://")}
+	}
 	d, err := p.push(ctx, r)
 	if err != nil {
 		return image.Descriptor{}, describe("push", r, err)
@@ -86,6 +90,10 @@ func (p *pusher) push(ctx context.Context, ref image.Reference) (image.Descripto
 	got, err := p.repo.PushManifest(ctx, name, d.MediaType, p.img.RawManifest())
 	if err != nil {
 		return image.Descriptor{}, err
+	}
+	if got != "" && got.Validate() != nil {
+		return image.Descriptor{}, fmt.Errorf("the registry says that it stored the manifest as %q, which is no digest",
+			distribution.Clip(got.String(), 100))
 	}
 	if got != "" && got != d.Digest {
 		return image.Descriptor{}, &image.DigestError{Descriptor: d, Got: got, GotSize: d.Size}

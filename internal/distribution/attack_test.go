@@ -447,3 +447,146 @@ func TestHugeErrorPage(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestDrip: an answer of a byte now and then ends in a time that depends on our patience, whatever it answers.
+func TestDrip(t *testing.T) {
+	drip := func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			_, _ = io.WriteString(w, " ")
+			w.(http.Flusher).Flush()
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	for _, path := range []string{"/v2/", "/token", "/v2/a/b/manifests/v1", "/v2/a/b/tags/list", "/v2/a/b/blobs/" + blobDigest, "error"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			var s *httptest.Server
+			s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.URL.Path == path:
+					drip(w, r)
+				case path == "/token":
+					w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token"`)
+					w.WriteHeader(http.StatusUnauthorized)
+				case path == "error" && r.URL.Path != "/v2/":
+					w.WriteHeader(http.StatusConflict)
+					drip(w, r)
+				}
+			}))
+			t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+			r := repository(t, strings.TrimPrefix(s.URL, "http://"), &distribution.Config{
+				IdleTimeout: 100 * time.Millisecond, MinRate: 1 << 20, RetryBudget: 100 * time.Millisecond, Attempts: 2,
+			})
+			within(t, 10*time.Second, func(ctx context.Context) {
+				for what, f := range map[string]func() error{
+					"manifest": func() error { _, err := r.Manifest(ctx, "v1", nil, 1<<20); return err },
+					"tags":     func() error { _, err := r.Tags(ctx); return err },
+					"blob":     func() error { _, err := readBlob(ctx, r); return err },
+				} {
+					err := f()
+					if _, ok := errors.AsType[*distribution.Error](err); err != nil && !ok {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestManifestBreaks: a document that breaks is asked for again as a whole; what a tag names may have changed.
+func TestManifestBreaks(t *testing.T) {
+	var n atomic.Int32
+	host := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		if n.Add(1) == 1 {
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, `{"old":`)
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, `{}`)
+	})
+	doc, err := repository(t, host, nil).Manifest(t.Context(), "v1", nil, 1000)
+	if err != nil || string(doc.Raw) != "{}" {
+		t.Errorf("%+v, %v", doc, err)
+	}
+}
+
+// TestUploadsElsewhere: an upload may be sent to another host, but nobody's password with it.
+func TestUploadsElsewhere(t *testing.T) {
+	var got atomic.Value
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" || r.Header.Get("Referer") != "" {
+			t.Errorf("told %v", r.Header)
+		}
+		b, _ := io.ReadAll(r.Body)
+		got.Store(string(b))
+		w.WriteHeader(http.StatusCreated)
+	}))
+	t.Cleanup(other.Close)
+	for _, location := range []string{other.URL + "/x?state=1", "file:///etc/passwd", "%zz", "", "http://registry.test/x"} {
+		got.Store("")
+		host := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", location)
+			w.WriteHeader(http.StatusAccepted)
+		})
+		repo, err := distribution.New(login("me", "SECRET")).Repository(host, "a/b", distribution.PullPush)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("blob")), nil }
+		err = repo.PushBlob(t.Context(), blobDigest, 4, open)
+		if good := strings.HasPrefix(location, other.URL); good != (err == nil) || good != (got.Load() == "blob") {
+			t.Errorf("%q: %v, and %q arrived", location, err, got.Load())
+		}
+	}
+}
+
+// TestUploadBehindTLS: a registry behind a proxy that adds TLS names an upload without it.
+func TestUploadBehindTLS(t *testing.T) {
+	var s *httptest.Server
+	s = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.Header().Set("Location", strings.Replace(s.URL, "https://", "http://", 1)+"/upload")
+			w.WriteHeader(http.StatusAccepted)
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+	}))
+	t.Cleanup(s.Close)
+	repo, err := distribution.New(&distribution.Config{Transport: s.Client().Transport}).
+		Repository(strings.TrimPrefix(s.URL, "https://"), "a/b", distribution.PullPush)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("blob")), nil }
+	if err := repo.PushBlob(t.Context(), blobDigest, 4, open); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestManySessions: a client that lives as long as a gateway does not remember every repository it has seen.
+func TestManySessions(t *testing.T) {
+	var tokens atomic.Int32
+	host := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "blob") })
+	c := distribution.New(&distribution.Config{Credentials: func(context.Context, string) (distribution.Credential, error) {
+		tokens.Add(1)
+		return distribution.Credential{}, nil
+	}})
+	first, err := c.Repository(host, "first", distribution.Pull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5000 {
+		if _, err := c.Repository(host, fmt.Sprintf("r%d", i), distribution.Pull); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		// A repository that somebody holds keeps its session.
+		if got, err := readBlob(t.Context(), first); got != "blob" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if tokens.Load() != 1 {
+		t.Errorf("asked %d times for credentials", tokens.Load())
+	}
+}

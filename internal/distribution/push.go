@@ -3,10 +3,12 @@ package distribution
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -25,16 +27,40 @@ func (r *Repository) HasBlob(ctx context.Context, d digest.Digest) (bool, error)
 	return res.StatusCode == http.StatusOK, nil
 }
 
-// PushBlob uploads a blob of known size in one request. Open is called for each attempt, and again after a redirect or when a token
-// has expired.
+// PushBlob uploads a blob of known size. Open is called for each attempt, and again after a redirect or when a token has expired.
 func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
+	p := newPatience(&r.client.config)
+	for {
+		err := r.pushOnce(ctx, d, size, open)
+		if err == nil {
+			return nil
+		}
+		// 404: the registry does not know of the upload any more.
+		if !passing(err) && (err.Status != http.StatusNotFound || err.Op != opPutBlob) {
+			return err
+		}
+		var spent time.Duration
+		if errors.Is(err, ErrStalled) {
+			spent = r.client.config.IdleTimeout
+		}
+		if err := p.wait(ctx, err, spent); err != nil {
+			return err
+		}
+	}
+}
+
+const opPutBlob = "PUT blob"
+
+// pushOnce makes one upload of its own: what a registry has of one that broke depends on the registry.
+func (r *Repository) pushOnce(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) *Error {
+	ctx = withoutRetries(ctx)
 	start, err := http.NewRequestWithContext(ctx, http.MethodPost, r.base+"/blobs/uploads/", http.NoBody)
 	if err != nil {
 		return r.newError(http.MethodPost, "upload", err)
 	}
 	res, err := r.do(start, "upload", http.StatusAccepted)
 	if err != nil {
-		return err
+		return r.newError(http.MethodPost, "upload", err)
 	}
 	discard(res.Body)
 	target, err := uploadTarget(res, d)
@@ -43,7 +69,7 @@ func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, 
 	}
 	put, err := http.NewRequestWithContext(ctx, http.MethodPut, target, http.NoBody)
 	if err != nil {
-		return r.newError(http.MethodPut, "upload", err)
+		return r.newError(http.MethodPut, "blob", err)
 	}
 	if size > 0 {
 		put.ContentLength = size
@@ -53,7 +79,7 @@ func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, 
 	put.Header.Set("Content-Type", "application/octet-stream")
 	res, err = r.do(put, "blob", http.StatusCreated, http.StatusAccepted, http.StatusNoContent)
 	if err != nil {
-		return err
+		return r.newError(http.MethodPut, "blob", err)
 	}
 	discard(res.Body)
 	return nil
