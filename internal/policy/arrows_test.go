@@ -95,7 +95,7 @@ var arrows = map[string]rule{
 	"internal/inflate":      {"", "", "deflate, zlib and gzip: bytes in, bytes out"},
 	"internal/ldcache":      {"", "", "the dynamic linker's cache: which library files a host has"},
 	"internal/meter":        {"", "", "counters and a ticker"},
-	"internal/sifedit":      {"internal/atomicfile", "sylabs/sif", "what sif and sign share of sylabs/sif"},
+	"internal/sifedit":      {"internal/atomicfile", "sylabs/sif golang.org/x/sys", "what sif and sign share of sylabs/sif"},
 
 	"internal/oracle":      {"", "golang.org/x/sys", "test support"},
 	"internal/testtree":    {"internal/oracle", "golang.org/x/sys", "test support"},
