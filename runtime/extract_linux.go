@@ -14,7 +14,11 @@ import (
 	"hpcimg/squashfs"
 )
 
-const extractPattern = "hpcimg-*"
+// A temporary directory, closed to others, and the unpacked image in it: what it holds may be open to everybody, set-id programs included.
+const (
+	extractPattern = "hpcimg-*"
+	extractRoot    = "root"
+)
 
 // unpack extracts the image of the plan from f into the directory root.
 func (p *Plan) unpack(ctx context.Context, f *os.File, root *os.Root) error {
@@ -84,26 +88,34 @@ func receive(ctx context.Context, socket *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "image"), nil
 }
 
-// unpackOnDisk extracts the image into a new directory, and returns a function that removes it.
+// unpackOnDisk extracts the image into a directory in a new one, and returns a function that removes both.
 func (p *Plan) unpackOnDisk(ctx context.Context, image *os.File) (dir string, remove func(), err error) {
-	dir, err = os.MkdirTemp(p.extractDir, extractPattern)
+	temp, err := os.MkdirTemp(p.extractDir, extractPattern)
 	if err != nil {
 		return "", nil, err
 	}
-	remove = func() { removeAll(dir) }
-	root, err := os.OpenRoot(dir)
-	if err == nil {
-		err = p.unpack(ctx, image, root)
-		root.Close()
+	remove = func() { removeAll(temp) }
+	dir = filepath.Join(temp, extractRoot)
+	if err = os.Mkdir(dir, 0o700); err == nil {
+		err = p.unpackInto(ctx, image, dir)
 	}
 	if err == nil {
-		err = os.Chmod(dir, 0o755)
+		err = os.Chmod(dir, 0o755) // for those who the command may become
 	}
 	if err != nil {
 		remove()
 		return "", nil, fmt.Errorf("unpack the image into %s: %w", p.extractDir, err)
 	}
 	return dir, remove, nil
+}
+
+func (p *Plan) unpackInto(ctx context.Context, image *os.File, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return p.unpack(ctx, image, root)
 }
 
 // removeAll removes a tree in which there may be directories that their owner may not write to.

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -111,7 +112,7 @@ func (e *emitter) sources() {
 		e.add(fork.OpenTree(e.plan.image, true, "image"))
 	} else if e.plan.backend == BackendExtract && e.plan.extractDir != "" {
 		e.plan.extracted = len(e.calls)
-		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern, true, "image"))
+		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern+"/"+extractRoot, true, "image"))
 	}
 	for _, it := range e.items {
 		if it.kind == itemBind {
@@ -146,7 +147,7 @@ func (e *emitter) rootDir() {
 			fork.SendFD("sync", "skeleton"),
 			fork.ReadByte("sync"),
 		)
-		e.skeleton(false)
+		e.unpacked()
 		// A clone of the mount, since nothing has the clone open for writing. The caller may have the original, or a
 		// child that it has just forked: then the original cannot be made read-only.
 		e.add(fork.OpenTree(base, false, "image"))
@@ -162,7 +163,7 @@ func (e *emitter) rootDir() {
 	}
 	if overlay {
 		e.add(fork.Mkdir(fork.CWD, e.stage+"/skeleton", 0o755), fork.Open(fork.CWD, e.stage+"/skeleton", unix.O_PATH|unix.O_DIRECTORY, 0, "skeleton"))
-		e.skeleton(true)
+		e.skeleton()
 		e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV,
 			fork.At("lowerdir="+base+":"+e.stage+"/skeleton")))
 	}
@@ -172,11 +173,31 @@ func (e *emitter) rootDir() {
 	}
 }
 
-func (e *emitter) skeleton(repeat bool) {
+// skeleton makes mount points in a directory of ours that is laid beside the image.
+func (e *emitter) skeleton() {
 	for _, m := range e.root.order {
-		if repeat || !m.repeated {
-			e.make(made{m, "skeleton"})
+		e.make(made{m, "skeleton"})
+	}
+}
+
+// unpacked makes mount points in the image that has just been unpacked. It is not for sure the one that the plan was made for, since the file may have
+// been written to since: a symbolic link in the place of a directory must not lead to the host, which is still the root.
+func (e *emitter) unpacked() {
+	parent := "."
+	for _, m := range e.root.order {
+		if m.repeated {
+			continue
 		}
+		in := fork.FD("skeleton")
+		if dir := path.Dir(m.rel); dir != "." {
+			if dir != parent {
+				e.add(fork.OpenBeneath(in, dir, unix.O_PATH|unix.O_DIRECTORY, 0, "parent"))
+				parent = dir
+			}
+			in = "parent"
+		}
+		m.rel = path.Base(m.rel)
+		e.make(made{m, in})
 	}
 }
 

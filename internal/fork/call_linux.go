@@ -127,12 +127,31 @@ func Open(dir FD, path string, flags, mode uint32, out FD) Call {
 // OpenIn opens path as a process would whose root directory is dir, for reference only (O_PATH). No symbolic link leads
 // out of dir, nor is a magic link followed, whoever changes the tree meanwhile.
 func OpenIn(dir FD, path string, out FD) Call {
-	const flags, resolve = unix.O_PATH | unix.O_CLOEXEC, unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+	return openat2(dir, path, unix.O_PATH, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS, out)
+}
+
+// OpenBeneath is Open for a path below dir on which there may be no symbolic link at all, nor a way out of dir.
+func OpenBeneath(dir FD, path string, flags, mode uint32, out FD) Call {
+	return openat2(dir, path, uint64(flags), uint64(mode), unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS, out)
+}
+
+func openat2(dir FD, path string, flags, mode, resolve uint64, out FD) Call {
+	flags |= unix.O_CLOEXEC
 	how := binary.NativeEndian.AppendUint64(nil, flags)
-	how = binary.NativeEndian.AppendUint64(how, 0)
+	how = binary.NativeEndian.AppendUint64(how, mode)
 	how = binary.NativeEndian.AppendUint64(how, resolve)
+	text := openFlags(flags)
+	if mode != 0 {
+		text += fmt.Sprintf(", %#04o", mode)
+	}
+	text += ", " + format(resolve, []flag{
+		{unix.RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"},
+		{unix.RESOLVE_BENEATH, "RESOLVE_BENEATH"},
+		{unix.RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"},
+		{unix.RESOLVE_NO_MAGICLINKS, "RESOLVE_NO_MAGICLINKS"},
+	})
 	return Call{name: "openat2", nr: unix.SYS_OPENAT2, args: []arg{
-		fdArg(dir), str(path), buffer(how, "{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}"), word(len(how), ""),
+		fdArg(dir), str(path), buffer(how, "{"+text+"}"), word(len(how), ""),
 	}, out: out, path: path, kind: kindFD}
 }
 
