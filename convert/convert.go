@@ -57,6 +57,8 @@ func convertOnce(ctx context.Context, src *Source, dst string, o Options) (*Resu
 	switch o.Form {
 	case FormSIF, FormSquashfs:
 		return publish(ctx, src, dst, o, func(j *job, _ *atomicfile.File) error { return j.run(ctx) })
+	case FormOCISIF:
+		return publish(ctx, src, dst, o, func(j *job, _ *atomicfile.File) error { return j.ociSIF(ctx) })
 	}
 	return exportTo(ctx, src, dst, o)
 }
@@ -64,7 +66,7 @@ func convertOnce(ctx context.Context, src *Source, dst string, o Options) (*Resu
 // publish has write fill a file, which then gets its name.
 func publish(ctx context.Context, src *Source, dst string, o Options, write func(*job, *atomicfile.File) error) (*Result, error) {
 	mode := fs.FileMode(0o644)
-	if o.Form == FormSIF {
+	if o.Form == FormSIF || o.Form == FormOCISIF {
 		mode = 0o755
 	}
 	out, err := atomicfile.Create(dst, &atomicfile.Options{Mode: mode, NoReplace: !o.Force})

@@ -29,7 +29,7 @@
 //
 // # Forms
 //
-// SIF and squashfs are written in one pass. The other forms, see [Form], are written from the same segments, compressed as fast as can
+// SIF, squashfs and OCI-SIF are written in one pass. The other forms, see [Form], are written from the same segments, compressed as fast as can
 // be on their way, through a squashfs that exists in memory and in temporary files only: a tar stream, a directory, or an OCI image whose layers are
 // one tar stream, an eStargz, or the squashfs whole or in segments. [FromSquashfs] and [FromSIF] are the way back.
 //

@@ -22,8 +22,13 @@ func FromSquashfs(r *squashfs.Reader) *Source {
 }
 
 // FromSIF converts the primary partition of a SIF file, which must be a squashfs. Definition, architecture and, where it has been an OCI image, the
-// configuration stay. f must stay open until the conversion ends.
+// configuration stay. Of an OCI-SIF, as SingularityCE writes it, the image is converted: its layers may be squashfs or tar streams, and are
+// verified. f must stay open until the conversion ends.
 func FromSIF(f *sif.File) (*Source, error) {
+	if isOCISIF(f) {
+		s, err := fromOCISIF(f)
+		return s, failure(StageOpen, SideSource, err)
+	}
 	partition, err := f.Primary()
 	if err != nil {
 		return nil, failure(StageOpen, SideSource, err)
@@ -78,6 +83,9 @@ type squashfsEntries struct {
 	links map[uint32]string
 	in    *squashfs.Inode // the current file
 	off   int64
+
+	overlay bool         // devices 0:0 are whiteouts, and directories may be opaque
+	opaque  *layer.Entry // what is to be said of the last directory
 }
 
 type squashfsEntry struct {
@@ -88,6 +96,10 @@ type squashfsEntry struct {
 // Next implements entryReader.
 func (s *squashfsEntries) Next() (layer.Entry, error) {
 	s.in, s.off = nil, 0
+	if e := s.opaque; e != nil {
+		s.opaque = nil
+		return *e, s.budget.AddEntry(e)
+	}
 	for len(s.todo) > 0 {
 		last := len(s.todo) - 1
 		next := s.todo[last]
@@ -126,6 +138,9 @@ func (s *squashfsEntries) entry(next squashfsEntry) (layer.Entry, bool, error) {
 		e.Kind, e.Major, e.Minor = layer.Block, in.Rdev().Major, in.Rdev().Minor
 	case fs.ModeDevice | fs.ModeCharDevice:
 		e.Kind, e.Major, e.Minor = layer.Char, in.Rdev().Major, in.Rdev().Minor
+		if s.overlay && e.Major == 0 && e.Minor == 0 {
+			return layer.Entry{Path: next.path, Kind: layer.Whiteout}, true, nil
+		}
 	case fs.ModeNamedPipe:
 		e.Kind = layer.FIFO
 	default:
@@ -143,8 +158,21 @@ func (s *squashfsEntries) entry(next squashfsEntry) (layer.Entry, bool, error) {
 	if err != nil {
 		return e, false, err
 	}
+	if s.overlay && e.Kind == layer.Dir && (takeOpaque(all, "trusted.") || takeOpaque(all, "user.")) {
+		s.opaque = &layer.Entry{Path: next.path, Kind: layer.Opaque}
+	}
 	e.Xattrs = layer.KeepXattrs(e.Kind, all, func(name string) { s.notes.Note(layer.NoteXattr, next.path, name) })
 	return e, true, e.Check()
+}
+
+// takeOpaque reports whether a directory hides what is below it, and removes what says so.
+func takeOpaque(xattrs map[string]string, space string) bool {
+	name := space + "overlay.opaque"
+	opaque := xattrs[name] == "y"
+	if opaque {
+		delete(xattrs, name)
+	}
+	return opaque
 }
 
 // push puts what is in a directory on the list.

@@ -26,10 +26,14 @@ const (
 	FormOCI           Form = "oci"            // OCI image layout, see Options.OCI
 	FormOCIArchive    Form = "oci-archive"    // tar file of one
 	FormDockerArchive Form = "docker-archive" // what docker save writes and docker load reads
+	FormOCISIF        Form = "oci-sif"        // OCI image in a SIF file, with one layer that is a squashfs, as SingularityCE has it
 )
 
-// FormOf returns the form that goes with the name of a file: .sif; .sqfs, .sqsh and .squashfs; .tar. Any other is ErrForm.
+// FormOf returns the form that goes with the name of a file: .oci.sif; .sif; .sqfs, .sqsh and .squashfs; .tar. Any other is ErrForm.
 func FormOf(name string) (Form, error) {
+	if strings.HasSuffix(strings.ToLower(name), ".oci.sif") {
+		return FormOCISIF, nil
+	}
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".sif":
 		return FormSIF, nil
@@ -38,7 +42,7 @@ func FormOf(name string) (Form, error) {
 	case ".tar":
 		return FormTar, nil
 	}
-	return "", fmt.Errorf("%w: %q does not end in .sif, .sqfs, .sqsh, .squashfs or .tar", ErrForm, filepath.Base(name))
+	return "", fmt.Errorf("%w: %q does not end in .sif, .oci.sif, .sqfs, .sqsh, .squashfs or .tar", ErrForm, filepath.Base(name))
 }
 
 // Options says how to convert. A nil *Options and the zero value mean the same.
@@ -87,7 +91,7 @@ type Options struct {
 
 // OCIOptions is what only matters for OCI images, archives and layouts.
 type OCIOptions struct {
-	// Layers is what the image's layers are. Default: LayersTar.
+	// Layers is what the image's layers are. Default: LayersTar, and LayersSquashfs in an OCI-SIF, where they can be nothing else.
 	Layers LayerForm
 	// Tag is the name of the image in a layout or archive. Default: none.
 	Tag string
@@ -102,7 +106,7 @@ type Limits struct {
 	Bytes   int64 // of all layers uncompressed, and of the files that they declare; default 1 TiB
 }
 
-// SIFOptions is what only matters for FormSIF.
+// SIFOptions is what only matters for FormSIF and, as far as ID goes, for FormOCISIF.
 type SIFOptions struct {
 	// Definition is the definition file. Default: one that names the source.
 	Definition string
@@ -162,6 +166,14 @@ func (o *Options) checkForm() error {
 	case FormSIF, FormSquashfs, FormTar, FormDir:
 		return nil
 	case FormOCI, FormOCIArchive, FormDockerArchive:
+	case FormOCISIF:
+		if o.OCI.Layers == "" {
+			o.OCI.Layers = LayersSquashfs
+		}
+		if o.OCI.Layers != LayersSquashfs {
+			return fmt.Errorf("%w: an OCI-SIF has a layer that is a squashfs, not %s", ErrForm, o.OCI.Layers)
+		}
+		return nil
 	default:
 		return fmt.Errorf("%w: Options.Form %q", ErrForm, o.Form)
 	}
@@ -184,7 +196,7 @@ func (o *Options) checkForm() error {
 // stage chooses how files are kept on their way to a form that is no squashfs: as fast as can be.
 func (o *Options) stage() {
 	switch o.Form {
-	case FormSIF, FormSquashfs:
+	case FormSIF, FormSquashfs, FormOCISIF:
 		return
 	case FormOCI, FormOCIArchive, FormDockerArchive:
 		if !o.OCI.Layers.isTar() {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hpcimg/convert/internal/estargz"
@@ -96,7 +95,7 @@ type blob struct {
 // image makes the layers and what describes them.
 func (j *job) image(ctx context.Context) (*BuiltImage, error) {
 	b := &BuiltImage{}
-	manifest := &image.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	manifest := newManifest()
 	make := j.tarLayer
 	if !j.opts.OCI.Layers.isTar() {
 		make = j.squashfsLayers

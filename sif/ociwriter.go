@@ -39,6 +39,7 @@ type OCIWriter struct {
 	blobs     int
 	alignment int64
 	digests   map[string]bool
+	begun     int64 // where the blob starts that the caller writes; 0 if none
 }
 
 // NewOCIWriter returns an OCIWriter that writes to w from offset 0.
@@ -63,16 +64,45 @@ func NewOCIWriter(w io.WriterAt, opts *OCIWriterOptions) (*OCIWriter, error) {
 // AddBlob writes a blob and returns its digest, as "sha256:" and hexadecimal digits. Blobs are found by their digests: one that has been
 // written before is an error, as is one more than there were to be.
 func (w *OCIWriter) AddBlob(r io.Reader) (digest string, err error) {
-	if len(w.w.table) == w.blobs || w.w.state != stateObjects {
+	if len(w.w.table) == w.blobs || w.begun > 0 || w.w.state != stateObjects {
 		return "", misuse("AddBlob")
 	}
 	return w.add(DataOCIBlob, r)
 }
 
-func (w *OCIWriter) add(t DataType, r io.Reader) (string, error) {
-	start := (w.w.end + w.alignment - 1) &^ (w.alignment - 1)
+// BeginBlob returns the offset in the file at which the caller writes the next blob, so that a large one goes straight to its final position.
+func (w *OCIWriter) BeginBlob() (offset int64, err error) {
+	if len(w.w.table) == w.blobs || w.begun > 0 || w.w.state != stateObjects {
+		return 0, misuse("BeginBlob")
+	}
+	w.begun, err = w.pad()
+	return w.begun, err
+}
+
+// EndBlob says that the caller has written size bytes from the offset that BeginBlob returned, and what their digest is: "sha256:" and
+// hexadecimal digits. It is believed.
+func (w *OCIWriter) EndBlob(size int64, digest string) error {
+	if w.begun == 0 || size < 0 {
+		return misuse("EndBlob")
+	}
+	start := w.begun
+	w.begun = 0
+	return w.describe(DataOCIBlob, start, size, digest)
+}
+
+// pad fills up to where the next object starts.
+func (w *OCIWriter) pad() (start int64, err error) {
+	start = (w.w.end + w.alignment - 1) &^ (w.alignment - 1)
 	if _, err := w.w.w.WriteAt(make([]byte, start-w.w.end), w.w.end); err != nil {
-		return "", fmt.Errorf("sif: padding: %w", err)
+		return 0, fmt.Errorf("sif: padding: %w", err)
+	}
+	return start, nil
+}
+
+func (w *OCIWriter) add(t DataType, r io.Reader) (string, error) {
+	start, err := w.pad()
+	if err != nil {
+		return "", err
 	}
 	sum := sha256.New()
 	size, err := io.Copy(io.MultiWriter(io.NewOffsetWriter(w.w.w, start), sum), r)
@@ -80,20 +110,27 @@ func (w *OCIWriter) add(t DataType, r io.Reader) (string, error) {
 		return "", fmt.Errorf("sif: %v: %w", t, err)
 	}
 	digest := "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	return digest, w.describe(t, start, size, digest)
+}
+
+func (w *OCIWriter) describe(t DataType, start, size int64, digest string) error {
 	if w.digests[digest] {
-		return "", fmt.Errorf("sif: blob %s: %w", digest, fs.ErrExist)
+		return fmt.Errorf("sif: blob %s: %w", digest, fs.ErrExist)
 	}
 	w.digests[digest] = true
 	d := disk.Descriptor{DataType: int32(t)}
+	if len(digest) > len(d.Extra) {
+		return fmt.Errorf("sif: digest of %d bytes: %w", len(digest), fs.ErrInvalid)
+	}
 	copy(d.Extra[:], digest)
-	return digest, w.w.add(d, start, size)
+	return w.w.add(d, start, size)
 }
 
 // Close writes the root index, an OCI image index that names the manifests among the blobs, and what is left, the header last. It
 // returns the size of the file.
 func (w *OCIWriter) Close(rootIndex io.Reader) (size int64, err error) {
 	switch {
-	case w.w.state != stateObjects:
+	case w.w.state != stateObjects || w.begun > 0:
 		return 0, misuse("Close")
 	case len(w.w.table) < w.blobs:
 		return 0, errors.Join(fmt.Errorf("sif: %d of %d blobs", len(w.w.table), w.blobs), misuse("Close"))

@@ -107,6 +107,42 @@ func TestOCIWriterReadBack(t *testing.T) {
 	}
 }
 
+// TestOCIWriterInPlace wants of a blob that the caller has written the same file as of one that was handed over.
+func TestOCIWriterInPlace(t *testing.T) {
+	layer, config := strings.Repeat("a layer", 1000), "{config}"
+	for _, alignment := range []int64{0, 4096} {
+		want := writeOCI(t, sif.OCIWriterOptions{Alignment: alignment}, []string{layer, config}, "{index}")
+		f, err := os.Create(filepath.Join(t.TempDir(), "oci.sif"))
+		must(t, err)
+		defer f.Close()
+		w, err := sif.NewOCIWriter(f, &sif.OCIWriterOptions{Blobs: 2, Alignment: alignment})
+		must(t, err)
+		if err := w.EndBlob(1, "sha256:0"); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("a blob ends that has not begun: %v", err)
+		}
+		at, err := w.BeginBlob()
+		must(t, err)
+		_, err = f.WriteAt([]byte(layer), at)
+		must(t, err)
+		if _, err := w.AddBlob(strings.NewReader("x")); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("a blob in a blob: %v", err)
+		}
+		if _, err := w.Close(strings.NewReader("")); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("closed in a blob: %v", err)
+		}
+		must(t, w.EndBlob(int64(len(layer)), fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(layer)))))
+		_, err = w.AddBlob(strings.NewReader(config))
+		must(t, err)
+		_, err = w.Close(strings.NewReader("{index}"))
+		must(t, err)
+		got, err := os.ReadFile(f.Name())
+		must(t, err)
+		if !bytes.Equal(got, want) {
+			t.Errorf("alignment %d: another file", alignment)
+		}
+	}
+}
+
 // TestOCIWriterKernelMount mounts a layer where it is in the file.
 func TestOCIWriterKernelMount(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "layer.sqfs")

@@ -48,10 +48,10 @@ func newConvert(f *flags) *cobra.Command {
 		Use:   "convert [flags] SRC DEST",
 		Short: "Make an image of another form from any source",
 		Long: "Make an image of any form from one of any other.\n\n" +
-			"SRC is an image in layers (docker://, oci:, oci-archive:, docker-archive:), sif:FILE, squashfs:FILE, dir:PATH, tar:FILE, or - for\n" +
-			"a tar stream on standard input. A bare path goes by its content.\n\n" +
-			"DEST is sif:FILE, squashfs:FILE, tar:FILE, dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME:TAG]. A bare\n" +
-			"path goes by its extension: .sif, .sqfs, .sqsh, .squashfs or .tar. The layers of OCI forms are what --layers says.",
+			"SRC is an image in layers (docker://, oci:, oci-archive:, docker-archive:), sif:FILE, oci-sif:FILE, squashfs:FILE, dir:PATH, tar:FILE,\n" +
+			"or - for a tar stream on standard input. A bare path goes by its content.\n\n" +
+			"DEST is sif:FILE, oci-sif:FILE, squashfs:FILE, tar:FILE, dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG] or\n" +
+			"docker-archive:FILE[:NAME:TAG]. A bare path goes by its extension: .sif, .oci.sif, .sqfs, .sqsh, .squashfs or .tar. The layers of OCI forms are what --layers says.",
 		Args: cobra.ExactArgs(2),
 	}
 	f.addSource(c)
@@ -209,7 +209,7 @@ func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*conver
 	if path, ok := strings.CutPrefix(src, "tar:"); ok {
 		return tarInput(path)
 	}
-	for _, prefix := range []string{"sif:", "squashfs:"} {
+	for _, prefix := range []string{"sif:", "oci-sif:", "squashfs:"} {
 		if path, ok := strings.CutPrefix(src, prefix); ok {
 			return imageInput(path, prefix)
 		}

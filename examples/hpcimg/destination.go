@@ -22,6 +22,7 @@ type destination struct {
 func parseDestination(s string) (destination, error) {
 	for prefix, form := range map[string]convert.Form{
 		"sif:": convert.FormSIF, "squashfs:": convert.FormSquashfs, "tar:": convert.FormTar, "dir:": convert.FormDir,
+		"oci-sif:": convert.FormOCISIF,
 	} {
 		if path, ok := strings.CutPrefix(s, prefix); ok {
 			if path == "" {
@@ -50,7 +51,7 @@ func parseDestination(s string) (destination, error) {
 	}
 	form, err := convert.FormOf(s)
 	if err != nil {
-		return destination{}, usagef("%w; or say sif:, squashfs:, tar:, dir:, oci:, oci-archive: or docker-archive: before the path", err)
+		return destination{}, usagef("%w; or say sif:, oci-sif:, squashfs:, tar:, dir:, oci:, oci-archive: or docker-archive: before the path", err)
 	}
 	return destination{path: s, form: form}, nil
 }
@@ -71,10 +72,10 @@ func (d destination) check(force bool) error {
 	return nil
 }
 
-// layerForm is what --layers says.
+// layerForm is what --layers says, or "" for what goes with the destination.
 func (f *flags) layerForm() (convert.LayerForm, error) {
 	switch l := convert.LayerForm(f.layers); l {
-	case convert.LayersTar, convert.LayersEstargz, convert.LayersSquashfs, convert.LayersSegments:
+	case "", convert.LayersTar, convert.LayersEstargz, convert.LayersSquashfs, convert.LayersSegments:
 		return l, nil
 	}
 	return "", usagef("--layers: %q is not tar, estargz, squashfs or segments", f.layers)

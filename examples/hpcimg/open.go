@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"hpcimg/image"
@@ -94,6 +95,9 @@ func newLocal(path string, file *os.File) (*localImage, error) {
 	switch {
 	case err == nil:
 		primary, err := s.Primary()
+		if errors.Is(err, fs.ErrNotExist) && slices.ContainsFunc(s.Objects(), isRootIndex) {
+			return nil, fmt.Errorf("is an OCI-SIF: make a SIF file of it first (hpcimg convert %s DEST.sif)", path)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -113,6 +117,8 @@ func newLocal(path string, file *os.File) (*localImage, error) {
 		return nil, err
 	}
 }
+
+func isRootIndex(o sif.Object) bool { return o.Type == sif.DataOCIRootIndex }
 
 // fsys is the image's root file system.
 func (l *localImage) fsys() fs.FS {

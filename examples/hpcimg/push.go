@@ -21,7 +21,7 @@ func newPush(f *flags) *cobra.Command {
 	}
 	f.addSource(c)
 	f.addJSON(c)
-	c.Flags().StringVar(&f.layers, "layers", "tar", "make layers of this kind: tar, estargz, squashfs or segments")
+	c.Flags().StringVar(&f.layers, "layers", "", "make layers of this kind: tar, estargz, squashfs or segments")
 	c.Flags().StringVar(&f.compression, "compression", "gzip", "of layers that are made: gzip, zstd or none")
 	c.Flags().StringVar(&f.tmpDir, "tmp-dir", "", "where layers that are made are kept until they are pushed (default the system's)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {

@@ -208,7 +208,7 @@ func (f *flags) addWrite(c *cobra.Command) {
 	c.Flags().BoolVarP(&f.force, "force", "F", false, "replace an existing destination")
 	c.Flags().StringArrayVar(&f.reuse, "reuse", nil, "take what has not changed from this SIF file, an earlier version; may be repeated. A file to be replaced is always reused")
 	c.Flags().BoolVar(&f.noReuse, "no-reuse-index", false, "leave out of a SIF file the index with which the next version can be made from it")
-	c.Flags().StringVar(&f.layers, "layers", "tar", "what the layers of OCI images are: tar, estargz, squashfs or segments")
+	c.Flags().StringVar(&f.layers, "layers", "", "what the layers of OCI images are: tar, estargz, squashfs or segments (default tar, in an OCI-SIF squashfs)")
 	c.Flags().BoolVarP(&f.forecast, "dry-run", "n", false, "say what would be fetched, compressed and copied, and how much space that takes")
 }
 
