@@ -258,7 +258,7 @@ func TestTokenServerAnswers(t *testing.T) {
 					_, _ = io.WriteString(w, tc.body)
 					return
 				}
-				w.Header().Set("WWW-Authenticate", "Bearer realm=\""+s.URL+"/token\",service=\"\x1b[1m\u202e\"")
+				w.Header().Set("WWW-Authenticate", "Bearer realm=\""+s.URL+"/token\",service=\"\u202e\"")
 				w.WriteHeader(http.StatusUnauthorized)
 			}))
 			t.Cleanup(s.Close)

@@ -45,7 +45,7 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			// Time-outs use up the budget like waits do.
 			left -= time.Since(started)
 		}
-		if attempt == r.config.Attempts || req.Context().Err() != nil || !repeatable(req) ||
+		if attempt >= r.config.attempts(err) || req.Context().Err() != nil || !repeatable(req) ||
 			(err == nil && !transientStatus(res.StatusCode)) || (err != nil && !transient(err)) {
 			return res, err
 		}
@@ -114,7 +114,23 @@ func transient(err error) bool {
 	// These errors of net/http have no exported types: GOAWAY, RST_STREAM, an answer that ends in its header.
 	text := err.Error()
 	return strings.Contains(text, "http2: ") || strings.Contains(text, "stream error: ") ||
-		strings.Contains(text, "server closed idle connection") || strings.Contains(text, "HTTP/1.x transport connection broken")
+		strings.Contains(text, "server closed idle connection") || garbled(err)
+}
+
+// garbled reports whether an answer was no HTTP. It may have been cut in its header, but that is rarer than a wrong port.
+func garbled(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "HTTP/1.x transport connection broken")
+}
+
+// garbledAttempts is enough to tell the one from the other.
+const garbledAttempts = 3
+
+// attempts is how often a request is sent that failed with err.
+func (c *Config) attempts(err error) int {
+	if garbled(err) {
+		return min(c.Attempts, garbledAttempts)
+	}
+	return c.Attempts
 }
 
 // hopeless reports whether err will be the same every time.
@@ -173,7 +189,7 @@ func (p *patience) wait(ctx context.Context, err *Error, spent time.Duration) er
 	p.left = max(p.left-spent, 0)
 	pause := p.config.backoff(p.failures)
 	switch {
-	case p.failures >= p.config.Attempts,
+	case p.failures >= p.config.attempts(err),
 		max(pause, err.RetryAfter) > p.left && (p.failures > 1 || err.RetryAfter > 0):
 		if p.failures > 1 {
 			err.Err = fmt.Errorf("gave up after %d attempts: %w", p.failures, err.Err)

@@ -13,7 +13,7 @@ const (
 	maxTagPage  = 4 << 20
 	maxTagPages = 1000
 	maxTags     = 1 << 20
-	maxTagBytes = 64 << 20
+	maxTagBytes = 16 << 20
 	maxTag      = 128
 )
 
@@ -41,7 +41,7 @@ func (r *Repository) Tags(ctx context.Context) ([]string, error) {
 			size += len(tag)
 		}
 		if tags = append(tags, page...); len(tags) > maxTags || size > maxTagBytes {
-			return nil, r.newError(http.MethodGet, "tag list", fmt.Errorf("there are more than %d tags", maxTags))
+			return nil, r.newError(http.MethodGet, "tag list", fmt.Errorf("there are more than %d tags, or %d bytes of them", maxTags, maxTagBytes))
 		}
 		next = link
 	}
