@@ -3,7 +3,6 @@ package squashfs
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -136,8 +135,12 @@ type Packer struct {
 	fragments []FragmentBlock
 	units     []Unit
 	groups    int32 // groups begun
-	small     contentIndex
+	small     smallIndex
 	large     contentIndex // read by jobs too, under mu
+
+	// How many contents are complete, of those in groups and of those in
+	// blocks of their own. Each kind is completed in the order of Add.
+	smallDone, largeDone atomic.Int64
 }
 
 // NewPacker returns a Packer whose pack begins at base of w.
@@ -160,7 +163,6 @@ func NewPacker(w io.WriterAt, base int64, opts *PackerOptions) (*Packer, error) 
 		pool:      opts.Pool,
 		fragLimit: min(fragmentLimit, cfg.blockSize),
 		fragGroup: min(fragmentGroup, cfg.blockSize),
-		small:     make(contentIndex),
 		large:     make(contentIndex),
 	}
 	if p.pool == nil {
@@ -317,6 +319,7 @@ func (p *Packer) Close() (*Pack, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.small, p.large = smallIndex{}, nil
 	size, err := p.pad()
 	if err != nil {
 		return nil, p.fail(err)
@@ -387,27 +390,4 @@ func (p *Packer) firstError() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
-}
-
-// contentIndex finds contents by digest. Keys are only part of the digest, so
-// that a million files take little room; of contents with the same key only
-// the first is found.
-type contentIndex map[uint64]*Content
-
-func contentKey(c *Content) uint64 {
-	return binary.LittleEndian.Uint64(c.Digest[:]) ^ uint64(c.Size)
-}
-
-// find returns a content equal to c, or nil.
-func (x contentIndex) find(c *Content) *Content {
-	if o := x[contentKey(c)]; o != nil && o.Digest == c.Digest && o.Size == c.Size {
-		return o
-	}
-	return nil
-}
-
-func (x contentIndex) add(c *Content) {
-	if k := contentKey(c); x[k] == nil {
-		x[k] = c
-	}
 }

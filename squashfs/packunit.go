@@ -214,9 +214,11 @@ func (p *Packer) assemble(item *packItem) {
 	for _, c := range b.files {
 		data := b.data[at : at+c.Size]
 		at += c.Size
-		if o := p.small.find(c); o != nil && !p.opts.NoDuplicates {
-			c.Fragment, c.FragmentOffset = o.Fragment, o.FragmentOffset
-			continue
+		if !p.opts.NoDuplicates {
+			if o := p.small.find(&c.Digest); o != nil {
+				c.Fragment, c.FragmentOffset = o.fragment, o.offset
+				continue
+			}
 		}
 		if p.group != nil && len(p.group.data)+len(data) > p.fragGroup {
 			p.closeGroup(b.charge)
@@ -230,8 +232,11 @@ func (p *Packer) assemble(item *packItem) {
 		c.Fragment = p.group.group
 		c.FragmentOffset = uint32(len(p.group.data))
 		p.group.data = append(p.group.data, data...)
-		p.small.add(c)
+		if !p.opts.NoDuplicates {
+			p.small.add(smallFile{digest: c.Digest, fragment: c.Fragment, offset: c.FragmentOffset})
+		}
 	}
+	p.smallDone.Add(int64(len(b.files)))
 	p.putBuf(b.buf)
 	if b.charge > 0 {
 		p.pool.budget.Release(b.charge)
@@ -268,6 +273,7 @@ func (p *Packer) write(u *packUnit) {
 	case f == nil:
 		p.fragments = append(p.fragments, FragmentBlock{Start: p.pos, Word: u.word})
 	case f.single:
+		defer p.largeDone.Add(1)
 		if p.reuse(f.content) {
 			return
 		}
@@ -309,6 +315,7 @@ func (p *Packer) writeOut(u *packUnit) bool {
 // endFile decides whether a file of several blocks stays. If there is an equal
 // one, what comes next is written over it.
 func (p *Packer) endFile(f *packFile) {
+	defer p.largeDone.Add(1)
 	c := f.content
 	f.sum.Sum(c.Digest[:0])
 	if p.reuse(c) {

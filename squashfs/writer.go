@@ -38,15 +38,24 @@ type Writer struct {
 	w       io.WriterAt
 	packer  *Packer
 	builder *Builder
-	packed  []packedFile
+	small   packedQueue
+	large   packedQueue
 	size    int64
 	closed  bool
 }
 
-// packedFile is a file whose contents are complete when the Packer is closed.
+// packedFile is a file whose contents the Packer may have to complete yet.
 type packedFile struct {
 	node    nodeID
 	content *Content
+}
+
+// packedQueue has the files of one kind in the order of Packer.Add, which is
+// that in which their contents are completed. They are handed to the Builder,
+// which needs far less room for them, as soon as they are.
+type packedQueue struct {
+	packQueue[packedFile]
+	taken int64
 }
 
 // NewWriter returns a Writer whose image begins at the start of w. What w has
@@ -81,6 +90,24 @@ func NewWriter(w io.WriterAt, opts *WriterOptions) (*Writer, error) {
 	return &Writer{w: w, packer: packer, builder: builder}, nil
 }
 
+// take hands the first contents of q to the Builder: all but those beyond the
+// first done that were ever in it. The one pack will be number 0.
+func (w *Writer) take(q *packedQueue, done int64) error {
+	for ; q.taken < done; q.taken++ {
+		f := q.head()
+		q.pop()
+		if err := w.builder.setContent(f.node, f.content, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeDone takes what is complete.
+func (w *Writer) takeDone() error {
+	return errors.Join(w.take(&w.small, w.packer.smallDone.Load()), w.take(&w.large, w.packer.largeDone.Load()))
+}
+
 // Add adds an entry. For a regular file it reads e.Size bytes from r, which may
 // be nil if that is 0; Content and Pack are not used. Errors of the entry,
 // but not of its contents, leave the Writer as it was and may be ignored.
@@ -104,10 +131,14 @@ func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("%w (contents of %q)", err, e.Path)
 	}
-	if c.Size > 0 {
-		w.packed = append(w.packed, packedFile{n, c})
+	switch {
+	case c.Size == 0:
+	case c.Size < int64(w.packer.fragLimit):
+		w.small.push(packedFile{n, c})
+	default:
+		w.large.push(packedFile{n, c})
 	}
-	return nil
+	return w.takeDone()
 }
 
 var errWriterClosed = errors.New("squashfs: writer is closed")
@@ -124,16 +155,13 @@ func (w *Writer) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id, err := w.builder.AddPack(pack, contentAlign)
-	if err != nil {
+	if err := w.takeDone(); err != nil {
 		return err
 	}
-	for _, f := range w.packed {
-		if err := w.builder.setContent(f.node, f.content, id); err != nil {
-			return err
-		}
+	// Contents refer to it already.
+	if _, err := w.builder.AddPack(pack, contentAlign); err != nil {
+		return err
 	}
-	w.packed = nil
 	w.size, err = w.builder.WriteTables(ctx, w.w, contentAlign+pack.Size)
 	return err
 }

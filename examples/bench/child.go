@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime/pprof"
+	"strings"
 	"time"
 
 	"hpcimg/squashfs"
@@ -228,14 +229,33 @@ func childGrow(ctx context.Context, f *flag.FlagSet, args []string, _ io.Writer)
 	var w writerFlags
 	w.define(f)
 	size := f.Int64("size", 0, "bytes of file contents")
+	files := f.Int("files", 0, "number of further files, of some bytes each")
 	if err := w.parse(f, args, 1); err != nil {
 		return err
 	}
 	return profiled(w.profile, func() error {
 		return writeImage(f.Arg(0), &w.opts, func(w *squashfs.Writer) error {
-			return addGrown(ctx, w, *size)
+			if err := addGrown(ctx, w, *size); err != nil {
+				return err
+			}
+			return addMany(ctx, w, *files)
 		})
 	})
+}
+
+// addMany adds files that differ, 50 to a directory.
+func addMany(ctx context.Context, w *squashfs.Writer, n int) error {
+	for i := range n {
+		content := fmt.Sprintf("contents of module %d", i)
+		e := squashfs.Entry{
+			Path: fmt.Sprintf("usr/lib/python3/package-%d/module_%d.py", i/50, i),
+			Mode: 0o644, UID: uint32(i % 3), Size: int64(len(content)),
+		}
+		if err := w.Add(ctx, e, strings.NewReader(content)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // addGrown adds files of 4 KB to 64 MB, none of which is like another. They

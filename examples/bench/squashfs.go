@@ -269,5 +269,16 @@ func (b *squashfsBench) memory(ctx context.Context) (*table, error) {
 			}
 		}
 	}
+	files := 1_000_000
+	if b.quick {
+		files = 100_000
+	}
+	p, err := b.ours("", "grow", "-comp", "gzip", "-workers", strconv.Itoa(b.workers), "-files", strconv.Itoa(files), c.out)
+	if err != nil {
+		return nil, err
+	}
+	c.contenders = append(c.contenders, contender{
+		program: "hpcimg", process: p, setting: fmt.Sprintf("gzip 6, %d workers, %d small files", b.workers, files),
+	})
 	return c.hold(ctx, 1, b.stderr)
 }
