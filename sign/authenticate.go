@@ -3,11 +3,6 @@ package sign
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,11 +13,6 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"hpcimg/sif"
-)
-
-const (
-	dssePayloadType    = "application/vnd.sylabs.sif-metadata+json"
-	maxEnvelopeSigners = 16
 )
 
 // authenticate finds out who made a signature and returns the text that was signed. Any error means: not by a trusted key.
@@ -40,7 +30,7 @@ func (v *verifier) authenticate(s *Signature, o sif.Object, data []byte) ([]byte
 	var envelope dsseEnvelope
 	if json.Unmarshal(data, &envelope) == nil && envelope.PayloadType == dssePayloadType {
 		s.Format = FormatDSSE
-		return v.authenticateDSSE(s, &envelope)
+		return v.authenticateDSSE(s, &envelope, o.SignatureHash())
 	}
 	return nil, v.unreadable(s, "signature format not recognised")
 }
@@ -70,58 +60,4 @@ func (v *verifier) authenticatePGP(s *Signature, o sif.Object, block *clearsign.
 	}
 	s.Signer, s.Trusted = signer.Public(), true
 	return block.Plaintext, nil
-}
-
-// dsseEnvelope is described at https://github.com/secure-systems-lab/dsse.
-type dsseEnvelope struct {
-	PayloadType string `json:"payloadType"`
-	Payload     string `json:"payload"`
-	Signatures  []struct {
-		Sig string `json:"sig"`
-	} `json:"signatures"`
-}
-
-func (v *verifier) authenticateDSSE(s *Signature, e *dsseEnvelope) ([]byte, error) {
-	payload, err := decodeBase64(e.Payload)
-	if err != nil {
-		return nil, v.unreadable(s, "malformed envelope")
-	}
-	if len(e.Signatures) > maxEnvelopeSigners {
-		return nil, &LimitError{What: "number of signers of an envelope", Limit: maxEnvelopeSigners}
-	}
-	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(payload), payload)
-	for _, key := range v.opts.PublicKeys {
-		for _, entry := range e.Signatures {
-			sig, err := decodeBase64(entry.Sig)
-			if err == nil && checkSignature(key, signed, sig) {
-				s.PublicKeys = append(s.PublicKeys, key)
-				break
-			}
-		}
-	}
-	if len(s.PublicKeys) == 0 {
-		return nil, ErrUntrusted
-	}
-	s.Trusted = true
-	return payload, nil
-}
-
-func decodeBase64(s string) ([]byte, error) {
-	if b, err := base64.StdEncoding.DecodeString(s); err == nil {
-		return b, nil
-	}
-	return base64.URLEncoding.DecodeString(s)
-}
-
-func checkSignature(key crypto.PublicKey, message, sig []byte) bool {
-	sum := sha256.Sum256(message)
-	switch key := key.(type) {
-	case ed25519.PublicKey:
-		return len(key) == ed25519.PublicKeySize && ed25519.Verify(key, message, sig)
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(key, sum[:], sig)
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], sig) == nil
-	}
-	return false
 }

@@ -23,7 +23,8 @@
 //
 // # Formats
 //
-// OpenPGP clear-signed messages are made and checked. DSSE envelopes are checked against VerifyOptions.PublicKeys. The format from before
+// OpenPGP clear-signed messages ([Sign]) and DSSE envelopes ([SignDSSE]) are made and checked, the latter with ECDSA, Ed25519 and RSA keys, against
+// VerifyOptions.PublicKeys and Certificates. What is made is byte for byte what sylabs/sif would make. The format from before
 // Singularity 3.6, which covers the bytes of objects and nothing else, is accepted only with VerifyOptions.Legacy.
 //
 // # Keys

@@ -207,13 +207,15 @@ func (k *Key) Public() *Key {
 
 // CanSign returns nil, or a *KeyError that says why Sign would refuse the key. A missing passphrase is not a reason. Whether the key has expired, or
 // is not for signing, shows only when it signs.
-func (k *Key) CanSign() error {
+func (k *Key) CanSign() error { return k.canSign(false) }
+
+func (k *Key) canSign(elsewhere bool) error {
 	unsupported := func(why string) error {
 		return &KeyError{Fingerprint: k.info.fingerprint, Err: fmt.Errorf("%s: %w", why, errors.ErrUnsupported)}
 	}
 	rsa := k.info.algorithm == packet.PubKeyAlgoRSA || k.info.algorithm == packet.PubKeyAlgoRSASignOnly
 	switch {
-	case k.secret == nil:
+	case k.secret == nil && !elsewhere:
 		return &KeyError{Fingerprint: k.info.fingerprint, Err: errors.New("secret key is missing")}
 	case k.info.revoked:
 		return &KeyError{Fingerprint: k.info.fingerprint, Err: errors.New("key is revoked")}

@@ -2,6 +2,7 @@ package sign
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	_ "crypto/sha256" // the digests of messages
 	_ "crypto/sha512"
@@ -9,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -20,11 +22,13 @@ type message struct {
 	Header  struct {
 		Digest digest `json:"digest"`
 	} `json:"header"`
-	Objects []struct {
-		RelativeID       uint32 `json:"relativeId"`
-		DescriptorDigest digest `json:"descriptorDigest"`
-		ObjectDigest     digest `json:"objectDigest"`
-	} `json:"objects"`
+	Objects []messageObject `json:"objects"`
+}
+
+type messageObject struct {
+	RelativeID       uint32 `json:"relativeId"`
+	DescriptorDigest digest `json:"descriptorDigest"`
+	ObjectDigest     digest `json:"objectDigest"`
 }
 
 func parseMessage(text []byte) (*message, error) {
@@ -50,6 +54,23 @@ func parseMessage(text []byte) (*message, error) {
 type digest struct {
 	hash  crypto.Hash
 	value []byte
+}
+
+// readDigest makes the digest that goes into new messages.
+func readDigest(ctx context.Context, r io.Reader) (digest, error) {
+	w := crypto.SHA256.New()
+	if err := copyContext(ctx, w, r, make([]byte, readSize)); err != nil {
+		return digest{}, err
+	}
+	return digest{crypto.SHA256, w.Sum(nil)}, nil
+}
+
+// MarshalJSON implements json.Marshaler.
+func (d digest) MarshalJSON() ([]byte, error) {
+	if d.hash != crypto.SHA256 {
+		return nil, errors.ErrUnsupported
+	}
+	return json.Marshal("sha256:" + hex.EncodeToString(d.value))
 }
 
 func digestHash(name string) crypto.Hash {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -18,10 +20,10 @@ import (
 const (
 	maxSignatures    = 50
 	maxSignatureSize = 1 << 20
-	readSize         = 1 << 20
+	readSize         = 256 << 10
 )
 
-// VerifyOptions say whom to trust. With neither Keyring nor PublicKeys nobody is.
+// VerifyOptions say whom to trust. With neither Keyring nor PublicKeys nor Certificates nobody is.
 type VerifyOptions struct {
 	// Keyring holds the trusted OpenPGP keys.
 	Keyring *Keyring
@@ -29,12 +31,19 @@ type VerifyOptions struct {
 	Signers []Fingerprint
 	// PublicKeys are trusted for DSSE signatures: ed25519.PublicKey, *ecdsa.PublicKey or *rsa.PublicKey.
 	PublicKeys []crypto.PublicKey
+	// Certificates are trusted for DSSE signatures by their keys, if each leads by way of Intermediates to one of Roots, is for code signing, and
+	// is valid at Time, as everything on the way has to be: a SIF file does not say in a way that could be trusted when it was signed.
+	// There are no default roots.
+	Certificates         []*x509.Certificate
+	Roots, Intermediates *x509.CertPool
 	// Legacy accepts signatures in the format before Singularity 3.6, which cover nothing but the bytes of objects.
 	Legacy bool
 	// AllowUncovered accepts a file of which only the primary partition is covered. Without it every object must be.
 	AllowUncovered bool
 	// Time is compared with the lifetime of keys and signatures; zero means now.
 	Time time.Time
+	// Workers is how many objects are read at a time; 0 means GOMAXPROCS.
+	Workers int
 }
 
 // Format is the format of a signature.
@@ -61,11 +70,15 @@ type Signature struct {
 	GroupID, LinkedID uint32
 	// Claimed is the fingerprint that the descriptor names. Anybody can write one there.
 	Claimed Fingerprint
+	// ClaimedKeyIDs are the hints in a DSSE envelope, as `ssh-keygen -l` prints fingerprints. Anybody can write them there, too.
+	ClaimedKeyIDs []string
 	// Trusted is set when a trusted key made the signature, whether or not what it says of the file holds.
 	Trusted bool
 	// Signer is the OpenPGP key that made it, and PublicKeys are the keys that made a DSSE one, if Trusted.
 	Signer     *Key
 	PublicKeys []crypto.PublicKey
+	// Certificates are those by which keys among PublicKeys are trusted.
+	Certificates []*x509.Certificate
 	// Covers lists the objects that it vouches for. It is empty unless everything in it holds.
 	Covers []uint32
 	// Err is nil if everything in it holds. It is ErrUntrusted for a signature by an unknown key.
@@ -96,7 +109,7 @@ func VerifyPath(ctx context.Context, path string, opts *VerifyOptions) (*Result,
 // every object is covered by one (or, with AllowUncovered, the primary partition is). The Result is there with or without
 // an error, unless a limit is exceeded, reading fails or ctx ends.
 func Verify(ctx context.Context, f *sif.File, opts *VerifyOptions) (*Result, error) {
-	v := &verifier{f: f, sums: make(map[sumKey][]byte)}
+	v := &verifier{f: f}
 	if opts != nil {
 		v.opts = *opts
 	}
@@ -107,14 +120,29 @@ func Verify(ctx context.Context, f *sif.File, opts *VerifyOptions) (*Result, err
 		return nil, err
 	}
 	v.entities = entities
+	if v.keys, err = v.opts.trustedKeys(); err != nil {
+		return nil, err
+	}
 	result, err := v.collect()
 	if err != nil {
 		return nil, err
 	}
+	var claims []*claim
 	for i := range result.Signatures {
-		if err := v.verify(ctx, &result.Signatures[i]); err != nil {
+		c, err := v.read(&result.Signatures[i])
+		if err != nil {
 			return nil, err
 		}
+		if c != nil {
+			claims = append(claims, c)
+		}
+	}
+	sums, err := hashObjects(ctx, claims, v.opts.Workers)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range claims {
+		c.check(sums)
 	}
 	result.assign()
 	return result, result.judge(&v.opts)
@@ -124,12 +152,7 @@ type verifier struct {
 	f        *sif.File
 	opts     VerifyOptions
 	entities openpgp.EntityList
-	sums     map[sumKey][]byte
-}
-
-type sumKey struct {
-	id   uint32
-	hash crypto.Hash
+	keys     []trustedKey // for DSSE
 }
 
 // collect lists objects and signatures within the limits.
@@ -157,97 +180,104 @@ func (v *verifier) collect() (*Result, error) {
 	return r, nil
 }
 
-// verify judges one signature. It returns an error only if it could not.
-func (v *verifier) verify(ctx context.Context, s *Signature) error {
+// claim is a signature by a trusted key and what it says of the file, as far as it has been checked.
+type claim struct {
+	signature *Signature
+	sums      []sumClaim
+}
+
+// sumClaim says what the digest of some objects, one after the other, should be.
+type sumClaim struct {
+	sumKey
+	objects []sif.Object
+	want    []byte
+}
+
+// sumKey names the digest of objects, by their IDs.
+type sumKey struct {
+	ids  string
+	hash crypto.Hash
+}
+
+func newSumClaim(objects []sif.Object, d digest) sumClaim {
+	var ids []byte
+	for _, o := range objects {
+		ids = append(strconv.AppendUint(ids, uint64(o.ID), 10), ' ')
+	}
+	return sumClaim{sumKey{string(ids), d.hash}, objects, d.value}
+}
+
+// read finds out who made a signature and checks what it says but for the digests of objects. It returns an error only if it could
+// not; s.Err is what does not hold.
+func (v *verifier) read(s *Signature) (*claim, error) {
 	o, err := v.f.Object(s.ObjectID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	data := make([]byte, o.Size)
 	if _, err := io.ReadFull(o.Open(), data); err != nil && o.Size > 0 {
-		return fmt.Errorf("sign: object %d: %w", s.ObjectID, err)
+		return nil, fmt.Errorf("sign: object %d: %w", s.ObjectID, err)
 	}
 	text, err := v.authenticate(s, o, data)
 	if err != nil {
 		s.Err = err
-		return nil
+		return nil, nil
 	}
+	c := &claim{signature: s}
 	if s.Format == FormatLegacy {
-		s.Err = v.checkLegacy(ctx, s, text, o.SignatureHash())
+		c.sums, s.Err = v.readLegacy(s, text, o.SignatureHash())
 	} else {
-		s.Err = v.checkMessage(ctx, s, text)
+		c.sums, s.Err = v.readMessage(s, o, text)
 	}
-	if e := (*readFailure)(nil); errors.As(s.Err, &e) {
-		return e.err
-	}
-	if s.Err != nil {
-		s.Covers = nil
-	}
-	return nil
+	return c, nil
 }
 
-// readFailure sets apart "cannot tell" from "does not hold".
-type readFailure struct{ err error }
-
-func (e *readFailure) Error() string { return e.err.Error() }
-
-func (v *verifier) checkMessage(ctx context.Context, s *Signature, text []byte) error {
-	switch o, err := v.f.Object(s.ObjectID); {
-	case err != nil:
-		return err
+func (v *verifier) readMessage(s *Signature, o sif.Object, text []byte) ([]sumClaim, error) {
+	switch {
 	case s.GroupID == 0:
-		return &VerifyError{ObjectID: s.ObjectID, Err: errors.New("signature is not linked to a group")}
+		return nil, &VerifyError{ObjectID: s.ObjectID, Err: errors.New("signature is not linked to a group")}
 	case o.GroupID != 0:
 		// No tool makes such a one, and others would look for the signature of that group in turn.
-		return &VerifyError{ObjectID: s.ObjectID, GroupID: s.GroupID, Err: fmt.Errorf("signature is in group %d", o.GroupID)}
+		return nil, &VerifyError{ObjectID: s.ObjectID, GroupID: s.GroupID, Err: fmt.Errorf("signature is in group %d", o.GroupID)}
 	}
 	m, err := parseMessage(text)
 	if err != nil {
-		return &VerifyError{ObjectID: s.ObjectID, GroupID: s.GroupID, Err: err}
+		return nil, &VerifyError{ObjectID: s.ObjectID, GroupID: s.GroupID, Err: err}
 	}
 	if !m.Header.Digest.matches(v.f.SignedHeader()) {
-		return &VerifyError{GroupID: s.GroupID, Err: errors.New("global header was changed")}
+		return nil, &VerifyError{GroupID: s.GroupID, Err: errors.New("global header was changed")}
 	}
 	objects := v.group(s.GroupID)
 	if len(objects) == 0 {
-		return &VerifyError{GroupID: s.GroupID, Err: errors.New("signed group is gone")}
+		return nil, &VerifyError{GroupID: s.GroupID, Err: errors.New("signed group is gone")}
 	}
 	first := slices.MinFunc(objects, func(a, b sif.Object) int { return int(a.ID) - int(b.ID) }).ID
+	var sums []sumClaim
 	for _, signed := range m.Objects {
 		id := uint64(first) + uint64(signed.RelativeID)
 		i := slices.IndexFunc(objects, func(o sif.Object) bool { return uint64(o.ID) == id })
 		if i < 0 {
-			return &VerifyError{GroupID: s.GroupID, Err: fmt.Errorf("signed object %d is gone", id)}
+			return nil, &VerifyError{GroupID: s.GroupID, Err: fmt.Errorf("signed object %d is gone", id)}
 		}
 		o := objects[i]
-		fail := func(what string) error {
-			return &VerifyError{ObjectID: o.ID, GroupID: s.GroupID, Err: errors.New(what)}
-		}
 		if !signed.DescriptorDigest.matches(o.SignedDescriptor(signed.RelativeID)) {
-			return fail("descriptor was changed")
+			return nil, &VerifyError{ObjectID: o.ID, GroupID: s.GroupID, Err: errors.New("descriptor was changed")}
 		}
-		sum, err := v.sum(ctx, o, signed.ObjectDigest.hash)
-		if err != nil {
-			return err
-		}
-		if !bytes.Equal(sum, signed.ObjectDigest.value) {
-			return fail("data was changed")
-		}
-		s.Covers = append(s.Covers, o.ID)
+		sums = append(sums, newSumClaim([]sif.Object{o}, signed.ObjectDigest))
 	}
-	return nil
+	return sums, nil
 }
 
-func (v *verifier) checkLegacy(ctx context.Context, s *Signature, text []byte, h crypto.Hash) error {
+func (v *verifier) readLegacy(s *Signature, text []byte, h crypto.Hash) ([]sumClaim, error) {
 	fail := func(err error) error {
 		return &VerifyError{ObjectID: s.LinkedID, GroupID: s.GroupID, Err: err}
 	}
 	if !v.opts.Legacy {
-		return fail(fmt.Errorf("signature in the format before 3.6: %w", errors.ErrUnsupported))
+		return nil, fail(fmt.Errorf("signature in the format before 3.6: %w", errors.ErrUnsupported))
 	}
 	d, err := parseLegacy(text, h)
 	if err != nil {
-		return fail(err)
+		return nil, fail(err)
 	}
 	var objects []sif.Object
 	if s.GroupID != 0 {
@@ -256,19 +286,9 @@ func (v *verifier) checkLegacy(ctx context.Context, s *Signature, text []byte, h
 		objects = []sif.Object{o}
 	}
 	if len(objects) == 0 {
-		return fail(errors.New("signed object is gone"))
+		return nil, fail(errors.New("signed object is gone"))
 	}
-	w := d.hash.New()
-	for _, o := range objects {
-		if err := v.read(ctx, w, o); err != nil {
-			return err
-		}
-		s.Covers = append(s.Covers, o.ID)
-	}
-	if !bytes.Equal(w.Sum(nil), d.value) {
-		return fail(errors.New("data was changed"))
-	}
-	return nil
+	return []sumClaim{newSumClaim(objects, d)}, nil
 }
 
 // group returns the objects of a group in the order of their descriptors.
@@ -276,36 +296,27 @@ func (v *verifier) group(id uint32) []sif.Object {
 	return slices.DeleteFunc(v.f.Objects(), func(o sif.Object) bool { return o.GroupID != id })
 }
 
-// sum hashes an object, once per algorithm.
-func (v *verifier) sum(ctx context.Context, o sif.Object, h crypto.Hash) ([]byte, error) {
-	key := sumKey{o.ID, h}
-	if sum, ok := v.sums[key]; ok {
-		return sum, nil
+// check compares the digests of a claim. A signature covers everything that it names or nothing.
+func (c *claim) check(sums map[sumKey][]byte) {
+	s := c.signature
+	if s.Err != nil {
+		return
 	}
-	w := h.New()
-	if err := v.read(ctx, w, o); err != nil {
-		return nil, err
-	}
-	v.sums[key] = w.Sum(nil)
-	return v.sums[key], nil
-}
-
-func (v *verifier) read(ctx context.Context, w io.Writer, o sif.Object) error {
-	r := o.Open()
-	for {
-		if err := ctx.Err(); err != nil {
-			return &readFailure{err}
+	var covers []uint32
+	for _, claimed := range c.sums {
+		if !bytes.Equal(sums[claimed.sumKey], claimed.want) {
+			e := &VerifyError{ObjectID: s.LinkedID, GroupID: s.GroupID, Err: errors.New("data was changed")}
+			if len(claimed.objects) == 1 {
+				e.ObjectID = claimed.objects[0].ID
+			}
+			s.Err = e
+			return
 		}
-		_, err := io.CopyN(w, r, readSize)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return &readFailure{fmt.Errorf("sign: object %d: %w", o.ID, err)}
+		for _, o := range claimed.objects {
+			covers = append(covers, o.ID)
 		}
 	}
-	// A file that was cut after its size was taken reads as a shorter object, whose digest will not match.
-	return nil
+	s.Covers = covers
 }
 
 // assign tells each object which signatures cover it.

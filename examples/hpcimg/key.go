@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,7 +58,7 @@ func (f *flags) keyDir() (*sign.KeyDir, error) {
 
 func newKeyNew(f *flags) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "new --name NAME [--email ADDRESS]",
+		Use:   "new --name NAME [--email ADDRESS] | new --pem TYPE --output NAME",
 		Short: "Make a key pair and store it",
 		Args:  cobra.NoArgs,
 	}
@@ -67,9 +68,14 @@ func newKeyNew(f *flags) *cobra.Command {
 	fl.StringVar(&opts.Email, "email", "", "e-mail address of the owner")
 	fl.StringVar(&opts.Comment, "comment", "", "comment, such as what the key is for")
 	rsa := fl.Int("rsa", 0, "make an RSA key of so many bits instead of an EdDSA one")
+	kind := fl.String("pem", "", "make a key for DSSE and cosign instead: ecdsa, ed25519 or rsa, in the files that --output names")
+	output := fl.String("output", "", "with --pem: write NAME.key and NAME.pub")
 	protect := fl.Bool("passphrase", false, "ask for a passphrase that protects the secret half")
 	f.addPassphrase(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *kind != "" {
+			return f.newPEM(cmd, sign.KeyType(*kind), *output, *protect || f.passphraseFD >= 0)
+		}
 		if opts.Name == "" && opts.Email == "" {
 			return usagef("key new: whose key is it? give --name or --email")
 		}
@@ -98,6 +104,46 @@ func newKeyNew(f *flags) *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// newPEM makes a key pair in two files, and overwrites none.
+func (f *flags) newPEM(cmd *cobra.Command, kind sign.KeyType, name string, protect bool) error {
+	if name == "" {
+		return usagef("key new --pem: give --output NAME")
+	}
+	var pass []byte
+	if protect {
+		var err error
+		if pass, err = f.passphrase("new key"); err != nil {
+			return err
+		}
+	}
+	key, err := sign.GeneratePrivateKey(kind)
+	if err != nil {
+		return err
+	}
+	write := func(path string, mode fs.FileMode, write func(io.Writer) error) error {
+		out, err := atomicfile.Create(path, &atomicfile.Options{Mode: mode, NoReplace: true})
+		if err != nil {
+			return err
+		}
+		defer out.Abort()
+		if err := write(out); err != nil {
+			return err
+		}
+		return out.Commit()
+	}
+	if err := write(name+".key", 0o600, func(w io.Writer) error { return sign.WritePrivateKey(w, key, pass) }); err != nil {
+		return err
+	}
+	if err := write(name+".pub", 0o644, func(w io.Writer) error { return sign.WritePublicKey(w, key.Public()) }); err != nil {
+		return err
+	}
+	id, err := sign.PublicKeyID(key.Public())
+	if err == nil {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), id)
+	}
+	return err
 }
 
 func newKeyImport(f *flags) *cobra.Command {

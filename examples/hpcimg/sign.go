@@ -1,9 +1,11 @@
 package main
 
 import (
-	"errors"
+	"bytes"
+	"context"
+	"crypto"
 	"fmt"
-	"io"
+	"math"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -20,14 +22,12 @@ func newSign(f *flags) *cobra.Command {
 	}
 	f.addKeysDir(c)
 	f.addPassphrase(c)
-	keyName := c.Flags().StringP("key", "k", "", "full fingerprint of the key, or a file with it (default: the only secret key there is)")
+	keyName := c.Flags().StringP("key", "k", "", "full fingerprint of the key, or a file with it: OpenPGP, or PEM for a DSSE signature (default: the only secret key there is)")
 	replace := c.Flags().Bool("replace", false, "remove all earlier signatures")
+	groups := c.Flags().UintSlice("group-id", nil, "sign this object group only (may be repeated)")
+	objects := c.Flags().UintSlice("sif-id", nil, "sign this object only (may be repeated)")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		path, err := localPath(args[0])
-		if err != nil {
-			return err
-		}
-		key, err := f.signingKey(*keyName)
 		if err != nil {
 			return err
 		}
@@ -35,22 +35,54 @@ func newSign(f *flags) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		err = sign.Sign(cmd.Context(), path, key, &sign.Options{
-			Replace: *replace,
-			Time:    at,
-			Passphrase: func(k *sign.Key) ([]byte, error) {
-				return f.passphrase("key " + k.String())
-			},
-		})
+		opts := &sign.Options{Replace: *replace, Time: at, Groups: ids(*groups), Objects: ids(*objects)}
+		with, err := f.signWith(cmd.Context(), path, *keyName, opts)
 		if err != nil {
 			return err
 		}
 		if !f.quiet {
-			fmt.Fprintf(cmd.ErrOrStderr(), "signed %s with %s\n", path, key)
+			fmt.Fprintf(cmd.ErrOrStderr(), "signed %s with %s\n", path, with)
 		}
 		return nil
 	}
 	return c
+}
+
+func ids(list []uint) []uint32 {
+	var out []uint32
+	for _, id := range list {
+		out = append(out, uint32(min(id, math.MaxUint32)))
+	}
+	return out
+}
+
+// signWith signs with the key that name asks for, and returns what to call it.
+func (f *flags) signWith(ctx context.Context, path, name string, opts *sign.Options) (string, error) {
+	if data, err := os.ReadFile(name); name != "" && err == nil && sign.IsPEM(data) {
+		key, err := f.readPrivateKey(name, data)
+		if err != nil {
+			return "", err
+		}
+		id, err := sign.PublicKeyID(key.Public())
+		if err != nil {
+			return "", err
+		}
+		return id, sign.SignDSSE(ctx, path, []crypto.Signer{key}, opts)
+	}
+	key, err := f.signingKey(name)
+	if err != nil {
+		return "", err
+	}
+	opts.Passphrase = func(k *sign.Key) ([]byte, error) { return f.passphrase("key " + k.String()) }
+	return key.String(), sign.Sign(ctx, path, key, opts)
+}
+
+func (f *flags) readPrivateKey(name string, data []byte) (crypto.Signer, error) {
+	key, err := sign.ReadPrivateKey(bytes.NewReader(data), func() ([]byte, error) { return f.passphrase("key " + name) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return key, nil
 }
 
 // signingKey finds the key that name asks for: a fingerprint, a file, or
@@ -110,173 +142,6 @@ func readKeyFile(name string) (*sign.Keyring, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return ring, nil
-}
-
-func newVerify(f *flags) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "verify [flags] IMAGE",
-		Short: "Check the signatures of a SIF file",
-		Long: "Check the signatures of a SIF file. It passes if every object is covered by a valid signature of a trusted key:\n" +
-			"one of the key directory, or of the files and fingerprints that --key names.",
-		Args: cobra.ExactArgs(1),
-	}
-	f.addJSON(c)
-	f.addKeysDir(c)
-	keys := c.Flags().StringArrayP("key", "k", nil, "accept only this signer: a full fingerprint, or a file with public keys (may be repeated)")
-	legacy := c.Flags().Bool("legacy-insecure", false, "accept signatures from before Singularity 3.6, which cover only contents")
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		path, err := localPath(args[0])
-		if err != nil {
-			return err
-		}
-		opts, err := f.trust(*keys)
-		if err != nil {
-			return err
-		}
-		opts.Legacy = *legacy
-		file, err := openSIF(path)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		result, verifyErr := sign.Verify(cmd.Context(), file, opts)
-		if result != nil {
-			if err := f.printVerdict(cmd.OutOrStdout(), path, result, verifyErr); err != nil {
-				return err
-			}
-		}
-		if verifyErr != nil {
-			return fmt.Errorf("%s: %w", path, verifyErr)
-		}
-		return nil
-	}
-	return c
-}
-
-// openSIF opens a SIF file and says of anything else that it is none.
-func openSIF(path string) (*sif.File, error) {
-	file, err := sif.Open(path)
-	if !errors.Is(err, sif.ErrFormat) {
-		return file, err
-	}
-	if f, openErr := os.Open(path); openErr == nil {
-		defer f.Close()
-		if !looksLikeSIF(f) {
-			return nil, fmt.Errorf("%s: not a SIF file", path)
-		}
-	}
-	return nil, fmt.Errorf("%s: %w", path, err)
-}
-
-// trust is what the key directory and --key make of trust.
-func (f *flags) trust(keys []string) (*sign.VerifyOptions, error) {
-	ring := sign.NewKeyring()
-	var signers []sign.Fingerprint
-	needDir := len(keys) == 0
-	for _, name := range keys {
-		if fp, err := sign.ParseFingerprint(name); err == nil {
-			signers, needDir = append(signers, fp), true
-			continue
-		}
-		fileRing, err := readKeyFile(name)
-		if err != nil {
-			return nil, err
-		}
-		for _, k := range fileRing.Keys() {
-			ring, signers = ring.With(k.Public()), append(signers, k.Fingerprint())
-		}
-	}
-	if needDir {
-		dir, err := f.keyDir()
-		if err != nil {
-			return nil, err
-		}
-		public, err := dir.Public()
-		if err != nil {
-			return nil, err
-		}
-		ring = ring.With(public.Keys()...)
-	}
-	return &sign.VerifyOptions{Keyring: ring, Signers: signers}, nil
-}
-
-// verdict is `verify --json`.
-type verdict struct {
-	Path       string             `json:"path"`
-	Verified   bool               `json:"verified"`
-	Error      string             `json:"error,omitempty"`
-	Signatures []signatureVerdict `json:"signatures"`
-	Objects    []objectVerdict    `json:"objects"`
-}
-
-type signatureVerdict struct {
-	ID      uint32           `json:"id"`
-	Format  sign.Format      `json:"format"`
-	Group   uint32           `json:"group,omitempty"`
-	Claimed sign.Fingerprint `json:"claimedFingerprint,omitempty"`
-	Trusted bool             `json:"trusted"`
-	Signer  sign.Fingerprint `json:"signer,omitempty"`
-	Names   []string         `json:"names,omitempty"`
-	Error   string           `json:"error,omitempty"`
-}
-
-type objectVerdict struct {
-	ID         uint32   `json:"id"`
-	Type       string   `json:"type"`
-	Name       string   `json:"name"`
-	Covered    bool     `json:"covered"`
-	Signatures []uint32 `json:"signatures"`
-}
-
-func newVerdict(path string, r *sign.Result, err error) verdict {
-	v := verdict{Path: path, Verified: err == nil, Signatures: []signatureVerdict{}, Objects: []objectVerdict{}}
-	if err != nil {
-		v.Error = err.Error()
-	}
-	for _, s := range r.Signatures {
-		sv := signatureVerdict{ID: s.ObjectID, Format: s.Format, Group: s.GroupID, Claimed: s.Claimed, Trusted: s.Trusted}
-		if s.Signer != nil {
-			sv.Signer, sv.Names = s.Signer.Fingerprint(), s.Signer.Identities()
-		}
-		if s.Err != nil {
-			sv.Error = s.Err.Error()
-		}
-		v.Signatures = append(v.Signatures, sv)
-	}
-	for _, o := range r.Objects {
-		v.Objects = append(v.Objects, objectVerdict{
-			ID: o.ID, Type: o.Type.String(), Name: o.Name, Covered: o.Covered(), Signatures: append([]uint32{}, o.Signatures...),
-		})
-	}
-	return v
-}
-
-func (f *flags) printVerdict(out io.Writer, path string, r *sign.Result, err error) error {
-	v := newVerdict(path, r, err)
-	if f.json {
-		return printJSON(out, v)
-	}
-	for _, s := range v.Signatures {
-		switch {
-		case s.Error != "" && errors.Is(err, sign.ErrUntrusted):
-			fmt.Fprintf(out, "signature %d: by %s, which is not a trusted key\n", s.ID, s.Claimed)
-		case s.Error != "":
-			fmt.Fprintf(out, "signature %d: %s\n", s.ID, s.Error)
-		default:
-			fmt.Fprintf(out, "signature %d: good, by %s %q\n", s.ID, s.Signer, s.Names)
-		}
-	}
-	for _, o := range v.Objects {
-		state := "NOT covered"
-		if o.Covered {
-			state = "covered"
-		}
-		fmt.Fprintf(out, "object %d: %s (%s %q)\n", o.ID, state, o.Type, o.Name)
-	}
-	if v.Verified {
-		fmt.Fprintf(out, "verified: %s\n", path)
-	}
-	return nil
 }
 
 // objectLine is one line of `inspect --layers` of a SIF.

@@ -54,7 +54,7 @@ var arrows = map[string]rule{
 	},
 	"sif/internal/disk": {"", "", "the byte layout; values in, bytes out"},
 	"sign": {
-		"sif image internal/sifedit internal/atomicfile", "ProtonMail/go-crypto sylabs/sif opencontainers/go-digest golang.org/x/sys",
+		"sif image internal/sifedit internal/atomicfile", "ProtonMail/go-crypto sylabs/sif opencontainers/go-digest golang.org/x/crypto golang.org/x/sync golang.org/x/sys",
 		"signatures are over SIF objects and manifests, not over what is in them",
 	},
 
