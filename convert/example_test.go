@@ -129,5 +129,5 @@ func ExampleFormOf() {
 	// Output:
 	// sif <nil>
 	// squashfs <nil>
-	//  unknown form of image: "python.zip" does not end in .sif, .sqfs, .sqsh, .squashfs or .tar
+	//  unknown form of image: "python.zip" does not end in .sif, .oci.sif, .sqfs, .sqsh, .squashfs or .tar
 }

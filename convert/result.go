@@ -105,6 +105,8 @@ const (
 	WarnArch WarningCode = "arch-differs"
 	// WarnRestore: what a directory could not be given, for lack of privileges; Detail says of what kind.
 	WarnRestore WarningCode = "not-restored"
+	// WarnLeft: what a directory has replaced could not be removed; Example is where it is now.
+	WarnLeft WarningCode = "old-left"
 	// WarnSocket: sockets in a directory were left out.
 	WarnSocket = WarningCode(layer.NoteSocket)
 )

@@ -30,6 +30,9 @@ type ExtractOptions struct {
 	MaxBytes int64
 	// MaxEntries bounds the number of entries; 0 means no limit.
 	MaxEntries int64
+	// Progress is called with the bytes that have been written since the last
+	// time, holes not counted, by several goroutines. It must return fast.
+	Progress func(n int64)
 }
 
 // ExtractResult says what [Extract] has done.

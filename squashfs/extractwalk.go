@@ -371,5 +371,8 @@ func (x *extractor) write(ef *extractFile, p []byte, off int64) error {
 	if x.o.MaxBytes > 0 && total > x.o.MaxBytes {
 		return &LimitError{What: "bytes", Limit: x.o.MaxBytes}
 	}
+	if x.o.Progress != nil {
+		x.o.Progress(int64(len(p)))
+	}
 	return ef.f.writeAt(p, off)
 }

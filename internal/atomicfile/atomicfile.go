@@ -51,14 +51,14 @@ func create(path string, opts *Options, openUnnamed func(dir, name string) *os.F
 	if err := checkDestination(path, o.NoReplace); err != nil {
 		return nil, err
 	}
-	dir, name := filepath.Split(path)
-	if name == "" || name == "." || name == ".." {
-		return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrInvalid}
+	dir, name, err := split(path)
+	if err != nil {
+		return nil, err
 	}
 	tag := hostTag()
-	removeStale(dir, prefix(name), tag)
+	removeStale(dir, prefix(name), tag, removeFile)
 	for range createAttempts {
-		temp := filepath.Join(dir, fmt.Sprintf("%s%s-%d-%s", prefix(name), tag, os.Getpid(), randomSuffix()))
+		temp := tempName(dir, name, tag)
 		if f := openUnnamed(dir, temp); f != nil {
 			return &File{File: f, path: path, mode: o.Mode, noReplace: o.NoReplace, unnamed: true}, nil
 		}
@@ -72,6 +72,36 @@ func create(path string, opts *Options, openUnnamed func(dir, name string) *os.F
 		return &File{File: f, path: path, mode: o.Mode, noReplace: o.NoReplace}, nil
 	}
 	return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+}
+
+// Mkdir makes a directory with a temporary name beside path, which it is to become, with mode 0700. Names that processes have left there which are no
+// more are passed to remove first: that they are what they look like, and how they go, is for the caller to say.
+func Mkdir(path string, remove func(stale string)) (temp string, err error) {
+	dir, name, err := split(path)
+	if err != nil {
+		return "", err
+	}
+	tag := hostTag()
+	removeStale(dir, prefix(name), tag, remove)
+	for range createAttempts {
+		temp := tempName(dir, name, tag)
+		if err := os.Mkdir(temp, 0o700); !errors.Is(err, fs.ErrExist) {
+			return temp, err
+		}
+	}
+	return "", &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
+}
+
+func split(path string) (dir, name string, err error) {
+	dir, name = filepath.Split(path)
+	if name == "" || name == "." || name == ".." {
+		return "", "", &fs.PathError{Op: "create", Path: path, Err: fs.ErrInvalid}
+	}
+	return dir, name, nil
+}
+
+func tempName(dir, name, tag string) string {
+	return filepath.Join(dir, fmt.Sprintf("%s%s-%d-%s", prefix(name), tag, os.Getpid(), randomSuffix()))
 }
 
 func randomSuffix() string {

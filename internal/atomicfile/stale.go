@@ -34,9 +34,9 @@ func hostTag() string {
 	return fmt.Sprintf("%x", sum[:4])
 }
 
-// removeStale removes the temporary files for a destination whose processes have ended without doing so. Those of other machines are not for us to
-// judge.
-func removeStale(dir, prefix, tag string) {
+// removeStale calls remove for the temporary names of a destination whose processes have ended without removing them. Those of other machines are not
+// for us to judge.
+func removeStale(dir, prefix, tag string, remove func(path string)) {
 	if tag == "" {
 		return
 	}
@@ -50,7 +50,7 @@ func removeStale(dir, prefix, tag string) {
 		for _, name := range names {
 			rest, ok := strings.CutPrefix(name, prefix+tag+"-")
 			if pid, _, found := strings.Cut(rest, "-"); ok && found && ended(pid) {
-				removeFile(filepath.Join(dir, name))
+				remove(filepath.Join(dir, name))
 			}
 		}
 		if err != nil {

@@ -77,7 +77,7 @@ var arrows = map[string]rule{
 		"a tar stream in, a blob out; of package layer the errors and limits",
 	},
 	"convert/internal/export": {
-		"squashfs convert/internal/layer", "opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sys",
+		"squashfs convert/internal/layer internal/atomicfile", "opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sys",
 		"a finished tree as a tar stream, a layer or a directory; where it comes from is nobody's business there",
 	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
+	"hpcimg/internal/atomicfile"
 	"hpcimg/squashfs"
 )
 
@@ -17,6 +19,8 @@ type DirOptions struct {
 	Workers int // writing files; default GOMAXPROCS
 	// Replace what has the name. Default: it is fs.ErrExist.
 	Replace bool
+	// Progress is called with the bytes of files that have been written since the last time, by several goroutines.
+	Progress func(n int64)
 }
 
 // DirResult says what has become of the tree.
@@ -31,29 +35,18 @@ type DirResult struct {
 // is complete. Where the system can swap two names (Linux, on most file systems) there is no moment in which the name is not
 // there. Owners, devices and extended attributes are restored as far as the process may; the result says what was not.
 //
-// After an error nothing of it is left. A process that is killed leaves a directory whose name begins with a dot and ends in
-// .part- and digits.
+// After an error nothing of it is left. What a process has left that was killed, the next one to make this directory on the same machine
+// removes. If that was what is being replaced, on a system that cannot swap two names, and has lost its own, it gets it back.
 func Dir(ctx context.Context, name string, r *squashfs.Reader, opts *DirOptions) (*DirResult, error) {
 	var o DirOptions
 	if opts != nil {
 		o = *opts
 	}
-	// The name of "." or of "a/.." is not the one to be replaced.
-	name, err := filepath.Abs(name)
+	name, temp, err := begin(name, o.Replace)
 	if err != nil {
 		return nil, err
 	}
-	if name == filepath.Dir(name) {
-		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrInvalid}
-	}
-	if _, err := os.Lstat(name); err == nil && !o.Replace {
-		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(name), partPattern(filepath.Base(name)))
-	if err != nil {
-		return nil, err
-	}
-	result, err := fill(ctx, temp, r, o.Workers)
+	result, err := fill(ctx, temp, r, &o)
 	if err != nil {
 		return nil, errors.Join(err, removeTree(temp))
 	}
@@ -69,14 +62,49 @@ func Dir(ctx context.Context, name string, r *squashfs.Reader, opts *DirOptions)
 	return result, nil
 }
 
-// partPattern returns the pattern of a temporary name that is not too long for a file.
-func partPattern(base string) string {
-	const enough = 200
-	return "." + base[:min(len(base), enough)] + ".part-*"
+// CheckDir refuses a name that [Dir] would refuse, before there is a tree, and removes what killed processes have left.
+func CheckDir(name string, opts *DirOptions) error {
+	_, temp, err := begin(name, opts != nil && opts.Replace)
+	if err != nil {
+		return err
+	}
+	return os.Remove(temp)
 }
 
-func fill(ctx context.Context, temp string, r *squashfs.Reader, workers int) (*DirResult, error) {
-	done, err := squashfs.ExtractTo(ctx, r, temp, &squashfs.ExtractOptions{Workers: workers})
+// begin makes the directory that is to be filled, and returns what it is to be called.
+func begin(name string, replace bool) (abs, temp string, err error) {
+	// The name of "." or of "a/.." is not the one to be replaced.
+	if abs, err = filepath.Abs(name); err != nil {
+		return "", "", err
+	}
+	if abs == filepath.Dir(abs) {
+		return "", "", &fs.PathError{Op: "create", Path: abs, Err: fs.ErrInvalid}
+	}
+	if temp, err = atomicfile.Mkdir(abs, func(stale string) { restoreOrRemove(stale, abs) }); err != nil {
+		return "", "", err
+	}
+	if _, err := os.Lstat(abs); err == nil && !replace {
+		return "", "", errors.Join(&fs.PathError{Op: "create", Path: abs, Err: fs.ErrExist}, os.Remove(temp))
+	}
+	return abs, temp, nil
+}
+
+// oldSuffix is what the directory that is being replaced has behind its temporary name, where two names cannot be swapped.
+const oldSuffix = ".old"
+
+// restoreOrRemove clears away what a killed process has left of the making of a directory. No link is followed.
+func restoreOrRemove(stale, name string) {
+	if _, err := os.Lstat(name); strings.HasSuffix(stale, oldSuffix) && errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(renameNew(stale, name), errors.ErrUnsupported) {
+			_ = os.Rename(stale, name)
+		}
+		return
+	}
+	_ = removeTree(stale)
+}
+
+func fill(ctx context.Context, temp string, r *squashfs.Reader, o *DirOptions) (*DirResult, error) {
+	done, err := squashfs.ExtractTo(ctx, r, temp, &squashfs.ExtractOptions{Workers: o.Workers, Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +132,7 @@ func publishDir(temp, name string, replace bool) (old string, err error) {
 	case !errors.Is(err, errors.ErrUnsupported):
 		return "", err
 	}
-	old = temp + ".old"
+	old = temp + oldSuffix
 	if err := os.Rename(name, old); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return "", os.Rename(temp, name)
