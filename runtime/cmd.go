@@ -19,6 +19,8 @@ type Cmd struct {
 	Spec *Spec
 	// Plan is used instead of compiling Spec, unless nil.
 	Plan *Plan
+	// Executor is that of StartOptions.
+	Executor Executor
 	// Stdin, Stdout and Stderr are the command's. Files are passed on; anything else is copied. Nil is the null device.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -181,7 +183,7 @@ func (c *Cmd) start(ctx context.Context) error {
 			return err
 		}
 	}
-	var o StartOptions
+	o := StartOptions{Executor: c.Executor}
 	var err error
 	if o.Stdin, err = c.input(); err != nil {
 		return err

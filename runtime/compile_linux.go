@@ -121,7 +121,7 @@ func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	c.image = &squashImage{r: r, f: f}
+	c.image, c.plan.file = &squashImage{r: r}, f
 	c.plan.offset, c.plan.size = img.Offset, size
 	c.plan.extractDir = img.ExtractDir
 	if c.plan.backend, err = c.chooseBackend(); err != nil {

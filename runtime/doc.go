@@ -11,8 +11,9 @@
 //	os.Exit(hpcrun.ExitCode(err))
 //
 // Compile checks a Spec against host and image and turns it into a Plan, a table of system calls. Plan.String prints it:
-// that is the dry run, and it is exact. Start forks; the child makes the calls of the table, in its own mount namespace, and
-// executes the command (package internal/fork has the how). No helper program, no setuid, no cgo, no second start of the
+// that is the dry run, and it is exact. Start makes a child that makes the calls of the table, in its own mount namespace, and
+// executes the command: a program generated into memory, or a fork where hosts forbid that (Executor; package internal/fork
+// has the how). No helper program, no setuid, no cgo, no second start of the
 // caller's program.
 //
 // The package's name shadows one of the standard library: import it as hpcrun.

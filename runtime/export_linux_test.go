@@ -1,26 +1,23 @@
 package runtime
 
-import (
-	"context"
-	"syscall"
-)
+import "context"
 
 // Facts are what a plan depends on besides specification and image.
 type Facts struct {
-	UID, GID    int
-	Admin       bool
-	OldKernel   bool // without mount_setattr
-	NoFileLimit uint64
+	UID, GID     int
+	Admin        bool
+	OldKernel    bool // without mount_setattr
+	NoFileRaised bool
 }
 
 // CompileOn is Compile for a host of which only facts are known.
 func CompileOn(ctx context.Context, spec *Spec, f Facts) (*Plan, error) {
-	h := &host{uid: f.UID, gid: f.GID, groups: []int{f.GID}, admin: f.Admin, initial: true, loop: f.Admin, setAttr: !f.OldKernel, staging: "/tmp"}
-	if f.NoFileLimit != 0 {
-		h.noFile = &syscall.Rlimit{Cur: f.NoFileLimit, Max: 1 << 20}
-	}
+	h := &host{uid: f.UID, gid: f.GID, groups: []int{f.GID}, admin: f.Admin, initial: true, loop: f.Admin, setAttr: !f.OldKernel, noFile: f.NoFileRaised, staging: "/tmp"}
 	return compileOn(ctx, spec, h)
 }
 
 // WithLine is withLine.
 func WithLine(file, line string) string { return string(withLine([]byte(file), line)) }
+
+// MemoryOf is memoryOf.
+func MemoryOf(proc, cgroup string) int64 { return memoryOf(proc, cgroup) }

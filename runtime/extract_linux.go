@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hpcimg/internal/fork"
 	"hpcimg/squashfs"
 )
 
@@ -20,9 +21,10 @@ const (
 	extractRoot    = "root"
 )
 
-// unpack extracts the image of the plan from f into the directory root.
-func (p *Plan) unpack(ctx context.Context, f *os.File, root *os.Root) error {
-	r, err := squashfs.NewReader(io.NewSectionReader(f, p.offset, p.size), p.size, nil)
+// unpack extracts the image of the plan into the directory root. What has been written to meanwhile is none of anybody's
+// images.
+func (p *Plan) unpack(ctx context.Context, root *os.Root) error {
+	r, err := squashfs.NewReader(io.NewSectionReader(p.file, p.offset, p.size), p.size, nil)
 	if err != nil {
 		return err
 	}
@@ -30,11 +32,17 @@ func (p *Plan) unpack(ctx context.Context, f *os.File, root *os.Root) error {
 	_, err = squashfs.Extract(ctx, r, root, &squashfs.ExtractOptions{
 		NoOwner: os.Geteuid() != 0, NoXattrs: os.Geteuid() != 0, NoDevices: true, MaxBytes: p.tmpfsSize, MaxEntries: p.tmpfsInodes,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	// A child that was forked meanwhile may have copies of descriptors for writing, and a program that anybody has open
+	// for writing cannot be executed.
+	fork.Barrier()
+	return p.unchanged()
 }
 
 // serve waits for the descriptor of the child's tmpfs, fills it, and lets the child go on.
-func (p *Plan) serve(ctx context.Context, socket, image *os.File) error {
+func (p *Plan) serve(ctx context.Context, socket *os.File) error {
 	dir, err := receive(ctx, socket)
 	if err != nil {
 		return err
@@ -46,7 +54,7 @@ func (p *Plan) serve(ctx context.Context, socket, image *os.File) error {
 		return err
 	}
 	defer root.Close()
-	if err := p.unpack(ctx, image, root); err != nil {
+	if err := p.unpack(ctx, root); err != nil {
 		return fmt.Errorf("unpack the image into memory: %w", err)
 	}
 	_, err = socket.Write([]byte{0})
@@ -89,7 +97,7 @@ func receive(ctx context.Context, socket *os.File) (*os.File, error) {
 }
 
 // unpackOnDisk extracts the image into a directory in a new one, and returns a function that removes both.
-func (p *Plan) unpackOnDisk(ctx context.Context, image *os.File) (dir string, remove func(), err error) {
+func (p *Plan) unpackOnDisk(ctx context.Context) (dir string, remove func(), err error) {
 	temp, err := os.MkdirTemp(p.extractDir, extractPattern)
 	if err != nil {
 		return "", nil, err
@@ -97,7 +105,7 @@ func (p *Plan) unpackOnDisk(ctx context.Context, image *os.File) (dir string, re
 	remove = func() { removeAll(temp) }
 	dir = filepath.Join(temp, extractRoot)
 	if err = os.Mkdir(dir, 0o700); err == nil {
-		err = p.unpackInto(ctx, image, dir)
+		err = p.unpackInto(ctx, dir)
 	}
 	if err == nil {
 		err = os.Chmod(dir, 0o755) // for those who the command may become
@@ -109,13 +117,13 @@ func (p *Plan) unpackOnDisk(ctx context.Context, image *os.File) (dir string, re
 	return dir, remove, nil
 }
 
-func (p *Plan) unpackInto(ctx context.Context, image *os.File, dir string) error {
+func (p *Plan) unpackInto(ctx context.Context, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return p.unpack(ctx, image, root)
+	return p.unpack(ctx, root)
 }
 
 // removeAll removes a tree in which there may be directories that their owner may not write to.

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +23,7 @@ type host struct {
 	loop           bool // loop devices can be made
 	setAttr        bool // mount_setattr works
 	staging        string
-	noFile         *syscall.Rlimit // the soft limit to restore; nil to leave it
+	noFile         bool // the limit of open files has to be restored
 }
 
 func inspect() (*host, error) {
@@ -53,9 +53,7 @@ func inspect() (*host, error) {
 	// The call fails for want of a descriptor or of privileges that the child will have, or because it does not exist.
 	err = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
 	h.setAttr = !errors.Is(err, unix.ENOSYS)
-	if lim, raised := fork.OriginalNoFile(); raised {
-		h.noFile = &lim
-	}
+	h.noFile = fork.NoFileRaised()
 	h.staging, err = stagingDir()
 	return h, err
 }
@@ -75,9 +73,12 @@ func stagingDir() (string, error) {
 }
 
 // memory returns the bytes that this process can still use, of the machine and of its control groups.
-func memory() int64 {
+func memory() int64 { return memoryOf("/proc", "/sys/fs/cgroup") }
+
+// memoryOf is memory for the file systems proc and cgroup.
+func memoryOf(proc, cgroup string) int64 {
 	available := int64(1) << 62
-	data, err := os.ReadFile("/proc/meminfo")
+	data, err := os.ReadFile(filepath.Join(proc, "meminfo"))
 	if err != nil {
 		return available
 	}
@@ -88,21 +89,38 @@ func memory() int64 {
 			}
 		}
 	}
-	own, err := os.ReadFile("/proc/self/cgroup")
+	own, err := os.ReadFile(filepath.Join(proc, "self/cgroup"))
 	if err != nil {
 		return available
 	}
-	_, group, ok := strings.Cut(strings.TrimSpace(string(own)), "0::")
-	for ok && group != "" && group != "/" && group != "." {
-		dir := filepath.Join("/sys/fs/cgroup", group)
-		limit, err := readNumber(filepath.Join(dir, "memory.max"))
-		used, err2 := readNumber(filepath.Join(dir, "memory.current"))
-		if err == nil && err2 == nil {
-			available = min(available, max(0, limit-used))
+	for line := range strings.Lines(string(own)) {
+		// hierarchy:controllers:group. Version 2 is hierarchy 0, without controllers.
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case len(f) < 3:
+		case f[0] == "0" && f[1] == "":
+			available = min(available, leftIn(cgroup, f[2], "memory.max", "memory.current"))
+		case slices.Contains(strings.Split(f[1], ","), "memory"):
+			available = min(available, leftIn(filepath.Join(cgroup, "memory"), f[2], "memory.limit_in_bytes", "memory.usage_in_bytes"))
 		}
-		group = filepath.Dir(group)
 	}
 	return available
+}
+
+// leftIn is what a control group and those above it leave. In a container the group may be named as the host sees it, and
+// only the root be there.
+func leftIn(root, group, limitName, usedName string) int64 {
+	left := int64(1) << 62
+	for group = filepath.Join("/", group); ; group = filepath.Dir(group) {
+		limit, err := readNumber(filepath.Join(root, group, limitName))
+		used, err2 := readNumber(filepath.Join(root, group, usedName))
+		if err == nil && err2 == nil {
+			left = min(left, max(0, limit-used))
+		}
+		if group == "/" {
+			return left
+		}
+	}
 }
 
 func readNumber(name string) (int64, error) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	goruntime "runtime"
 	"strings"
 )
@@ -26,4 +25,4 @@ func compile(_ context.Context, spec *Spec) (*Plan, error) {
 	return nil, unsupported()
 }
 
-func (p *Plan) start(context.Context, [3]*os.File) (*Process, error) { return nil, unsupported() }
+func (p *Plan) start(context.Context, *StartOptions) (*Process, error) { return nil, unsupported() }

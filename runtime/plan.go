@@ -11,11 +11,13 @@ import (
 )
 
 // Plan is what Start will do: a table of system calls, and what has to be at hand for it. A plan does not change and may be
-// started any number of times, also at the same time.
+// started any number of times, also at the same time. It keeps the file of the image open, until Close or until nobody
+// refers to the plan any more.
 type Plan struct {
 	table
 	image        string
 	identity     identity
+	file         *os.File // the image, if it is a file
 	offset, size int64
 	backend      Backend
 	extractDir   string
@@ -40,6 +42,14 @@ func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("runtime: %w", err)
+}
+
+// Close closes the file of the image. The plan cannot be started after that; what runs goes on.
+func (p *Plan) Close() error {
+	if p.file == nil {
+		return nil
+	}
+	return p.file.Close()
 }
 
 // Backend is how the contents of the image are reached.
@@ -94,4 +104,13 @@ func (id identity) is(info fs.FileInfo) bool {
 		return false
 	}
 	return info.IsDir() || id.size == info.Size() && id.mtime.Equal(info.ModTime())
+}
+
+// unchanged says whether the image is still the file for which the plan was made, or returns the error.
+func (p *Plan) unchanged() error {
+	info, err := os.Stat(p.image)
+	if err == nil && !p.identity.is(info) {
+		err = &fs.PathError{Op: "open", Path: p.image, Err: ErrImageChanged}
+	}
+	return err
 }

@@ -11,15 +11,33 @@ type StartOptions struct {
 	// Stdin, Stdout and Stderr are the command's; nil means the null device. Other descriptors of the caller are passed
 	// on unless they are close-on-exec, under the same numbers: launchers of MPI jobs rely on that.
 	Stdin, Stdout, Stderr *os.File
+	// Executor is how the plan is carried out. Leave it to ExecutorAuto, unless to test or to find a fault.
+	Executor Executor
 }
+
+// Executor is a way to carry out a plan. All make the same system calls with the same errors.
+type Executor string
+
+const (
+	// ExecutorAuto is ExecutorMemfd where that works, else ExecutorFork.
+	ExecutorAuto Executor = ""
+	// ExecutorMemfd generates a program that makes the calls, and executes it from memory: the time that it takes does
+	// not grow with the memory of the caller. It cannot make PID namespaces, and hosts can forbid it
+	// (vm.memfd_noexec=2, security modules).
+	ExecutorMemfd Executor = "memfd"
+	// ExecutorFork makes the calls in a copy of the caller: about 25 ms for each gigabyte that the caller uses.
+	ExecutorFork Executor = "fork"
+)
 
 // Process is a command that runs in an image.
 type Process struct {
 	pid     int
 	process *os.Process
-	done    chan struct{} // closed when the process has been waited for
-	state   *os.ProcessState
-	err     error
+	// executor is what carried out the plan.
+	executor Executor
+	done     chan struct{} // closed when the process has been waited for
+	state    *os.ProcessState
+	err      error
 }
 
 // Start starts the command of the plan. It returns when the command has been executed, or with the reason why it has not:
@@ -31,11 +49,14 @@ func (p *Plan) Start(ctx context.Context, o *StartOptions) (*Process, error) {
 	if o == nil {
 		o = &StartOptions{}
 	}
-	return p.start(ctx, [3]*os.File{o.Stdin, o.Stdout, o.Stderr})
+	return p.start(ctx, o)
 }
 
 // PID is the process ID on the host. With a PID namespace it is that of its process 1.
 func (p *Process) PID() int { return p.pid }
+
+// Executor is what has carried out the plan; never ExecutorAuto.
+func (p *Process) Executor() Executor { return p.executor }
 
 // Wait waits for the end of the command, and may be called any number of times. The error is none of the command's: its
 // exit code is in the state.

@@ -17,7 +17,6 @@ import (
 
 // resources are what a start needs until the command runs, and what it leaves to the end of the command.
 type resources struct {
-	image  *os.File
 	loop   *mount.LoopDevice
 	null   *os.File
 	parent *os.File // ends of the socket for the unpacked image
@@ -28,7 +27,7 @@ type resources struct {
 }
 
 func (r *resources) close() {
-	for _, f := range []*os.File{r.image, r.null, r.parent, r.child} {
+	for _, f := range []*os.File{r.null, r.parent, r.child} {
 		if f != nil {
 			f.Close()
 		}
@@ -38,11 +37,28 @@ func (r *resources) close() {
 	}
 }
 
-func (p *Plan) start(ctx context.Context, stdio [3]*os.File) (*Process, error) {
+// executors are those of package fork.
+func executors(e Executor) (fork.Executor, error) {
+	switch e {
+	case ExecutorAuto:
+		return fork.ExecutorAuto, nil
+	case ExecutorMemfd:
+		return fork.ExecutorMemfd, nil
+	case ExecutorFork:
+		return fork.ExecutorFork, nil
+	}
+	return 0, fmt.Errorf("runtime: executor %q: %w", e, fs.ErrInvalid)
+}
+
+func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r, err := p.prepare(ctx, stdio)
+	executor, err := executors(o.Executor)
+	if err != nil {
+		return nil, err
+	}
+	r, err := p.prepare(ctx, [3]*os.File{o.Stdin, o.Stdout, o.Stderr})
 	defer r.close()
 	if err != nil {
 		if r.remove != nil {
@@ -50,13 +66,13 @@ func (p *Plan) start(ctx context.Context, stdio [3]*os.File) (*Process, error) {
 		}
 		return nil, err
 	}
-	proc, child, err := launch(r.calls, &fork.Options{Files: r.files, Clone: p.clone}, r.remove)
+	proc, child, err := launch(r.calls, &fork.Options{Files: r.files, Clone: p.clone, Executor: executor}, r.remove)
 	if err != nil {
 		return nil, err
 	}
 	if r.child != nil {
 		r.child.Close() // the copy of the child is the only one now, and closed if it fails
-		if err := p.serve(ctx, r.parent, r.image); err != nil && !errors.Is(err, errNoDescriptor) {
+		if err := p.serve(ctx, r.parent); err != nil && !errors.Is(err, errNoDescriptor) {
 			child.Close()
 			_ = proc.Kill()
 			_, _ = proc.Wait()
@@ -97,26 +113,19 @@ func (p *Plan) prepare(ctx context.Context, stdio [3]*os.File) (*resources, erro
 		}
 		r.files[name] = r.null
 	}
-	if r.image, err = os.Open(p.image); err != nil {
+	if err := p.unchanged(); err != nil {
 		return r, err
-	}
-	info, err := r.image.Stat()
-	if err != nil {
-		return r, err
-	}
-	if !p.identity.is(info) {
-		return r, &fs.PathError{Op: "open", Path: p.image, Err: ErrImageChanged}
 	}
 	switch {
 	case p.backend == BackendKernel:
-		if r.loop, err = mount.Loop(ctx, r.image, &mount.Options{Offset: p.offset, Size: p.size}); err == nil {
+		if r.loop, err = mount.Loop(ctx, p.file, &mount.Options{Offset: p.offset, Size: p.size}); err == nil {
 			r.files["loop"] = r.loop.File()
 		}
 	case p.backend == BackendExtract && p.extractDir == "":
 		err = r.socketpair()
 	case p.backend == BackendExtract:
 		var dir string
-		if dir, r.remove, err = p.unpackOnDisk(ctx, r.image); err == nil {
+		if dir, r.remove, err = p.unpackOnDisk(ctx); err == nil {
 			r.calls = slices.Clone(p.calls)
 			r.calls[p.extracted] = fork.OpenTree(dir, true, "image")
 		}
@@ -159,7 +168,10 @@ func launch(calls []fork.Call, o *fork.Options, cleanup func()) (*Process, *fork
 			return
 		}
 		osProc, _ := os.FindProcess(child.PID) // never fails here
-		proc := &Process{pid: child.PID, process: osProc, done: make(chan struct{})}
+		proc := &Process{pid: child.PID, process: osProc, executor: ExecutorMemfd, done: make(chan struct{})}
+		if child.Executor == fork.ExecutorFork {
+			proc.executor = ExecutorFork
+		}
 		started <- result{proc, child, nil}
 		proc.state, proc.err = osProc.Wait()
 		cleanup()

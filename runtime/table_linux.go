@@ -305,8 +305,8 @@ func (e *emitter) finish() {
 		chdir = chdir.Lax()
 	}
 	e.add(chdir)
-	if e.host.noFile != nil {
-		e.add(fork.Setrlimit(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE", *e.host.noFile))
+	if e.host.noFile {
+		e.add(fork.RestoreNoFile())
 	}
 	if !e.spec.AllowNewPrivileges {
 		e.add(fork.NoNewPrivs())

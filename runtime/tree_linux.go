@@ -89,13 +89,10 @@ func (d *dirImage) readFile(rel string, limit int64) ([]byte, error) {
 	return readBounded(f, rel, limit)
 }
 
-// squashImage is an image in a file.
-type squashImage struct {
-	r *squashfs.Reader
-	f *os.File
-}
+// squashImage is an image in a file, which the plan keeps open.
+type squashImage struct{ r *squashfs.Reader }
 
-func (s *squashImage) Close() error { return s.f.Close() }
+func (s *squashImage) Close() error { return nil }
 
 func (s *squashImage) lookup(rel string) (nodeKind, string, error) {
 	info, err := s.r.Lstat(rel)

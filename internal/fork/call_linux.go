@@ -35,6 +35,7 @@ const (
 	kindSave               // the result becomes the first argument of the last call of kindSaved
 	kindSaved              // see kindSave
 	kindParent             // as kindWant, and the result is the parent
+	kindNoFile             // see RestoreNoFile
 )
 
 // Name is the name of the system call.
@@ -258,6 +259,13 @@ func Setrlimit(resource int, name string, lim syscall.Rlimit) Call {
 	return Call{name: "prlimit64", nr: unix.SYS_PRLIMIT64, args: []arg{
 		word(0, "0"), word(resource, name), buffer(data, fmt.Sprintf("{%d, %d}", lim.Cur, lim.Max)), word(0, "NULL"),
 	}}
+}
+
+// RestoreNoFile gives the program the limit of open files that this process was started with; see OriginalNoFile.
+func RestoreNoFile() Call {
+	return Call{name: "prlimit64", nr: unix.SYS_PRLIMIT64, args: []arg{
+		word(0, "0"), word(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE"), word(0, "original"), word(0, "NULL"),
+	}, kind: kindNoFile}
 }
 
 // RestoreSignals restores the signal mask of the caller. No call but Exec may follow.

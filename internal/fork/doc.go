@@ -38,8 +38,10 @@
 // A parent death signal (PDeathSig) is sent when the thread that forked ends. Call Start from a goroutine that is locked
 // to its thread and stays so until the child has been waited for.
 //
-// # Cost
+// # Executors
 //
 // Copying page tables grows with the memory of the caller: 0.5 ms for a small process, about 25 ms for each gigabyte in
-// use. The table is plain data so that an executor without that cost can run it too.
+// use. The table is plain data, so ExecutorMemfd writes it into an ELF file in memory, together with the loop as a program of
+// its own (assembly, amd64 and arm64, 300 bytes), seals that and lets package syscall start it, which shares memory with
+// the child until it executes. That is the default where it works.
 package fork

@@ -54,50 +54,70 @@ func execute(t *testing.T, calls []fork.Call, o *fork.Options, files, argv []str
 
 func sh(script string) []string { return []string{"sh", "-c", script} }
 
-func TestExec(t *testing.T) {
+// executors runs a test with each executor.
+func executors(t *testing.T, test func(t *testing.T, e fork.Executor)) {
 	t.Parallel()
-	out, state, err := execute(t, nil, nil, []string{"/nowhere/sh", "/bin/sh"}, sh(`echo "$A $0"; exit 7`))
-	if err != nil || out != "1 sh\n" || state.ExitCode() != 7 {
-		t.Errorf("got %q, %v, %v", out, state, err)
+	for name, e := range map[string]fork.Executor{"memfd": fork.ExecutorMemfd, "fork": fork.ExecutorFork} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if e == fork.ExecutorMemfd {
+				_, _, err := execute(t, nil, &fork.Options{Executor: e}, []string{"/bin/true"}, []string{"true"})
+				if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+					t.Fatal(err)
+				}
+				oracle.Need(t, oracle.NeedUserNS, err)
+			}
+			test(t, e)
+		})
 	}
 }
 
+func TestExec(t *testing.T) {
+	executors(t, func(t *testing.T, e fork.Executor) {
+		out, state, err := execute(t, nil, &fork.Options{Executor: e}, []string{"/nowhere/sh", "/bin/sh"}, sh(`echo "$A $0"; exit 7`))
+		if err != nil || out != "1 sh\n" || state.ExitCode() != 7 {
+			t.Errorf("got %q, %v, %v", out, state, err)
+		}
+	})
+}
+
 func TestErrors(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	plain := dir + "/plain"
-	if err := os.WriteFile(plain, []byte("x"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct {
-		name  string
-		calls []fork.Call
-		files []string
-		want  error
-		text  string
-	}{
-		{"no such program", nil, []string{"/nowhere/a", "/nowhere/b"}, fs.ErrNotExist, "execve /nowhere/b: no such file"},
-		{"denied outweighs absent", nil, []string{plain, "/nowhere/b"}, fs.ErrPermission, "permission denied"},
-		{"open", []fork.Call{fork.Open(fork.CWD, dir+"/absent", unix.O_RDONLY, 0, "f")}, nil, fs.ErrNotExist, "openat " + dir + "/absent"},
-		{"short write", []fork.Call{fork.Open(fork.CWD, "/dev/full", unix.O_WRONLY, 0, "f"), fork.Write("f", []byte("x")).About("the map")}, nil, syscall.ENOSPC, "write the map"},
-		{"no path", []fork.Call{fork.Setrlimit(99, "RLIMIT_X", syscall.Rlimit{})}, nil, syscall.EINVAL, "prlimit64"},
-		{"end of file", []fork.Call{fork.Open(fork.CWD, "/dev/null", unix.O_RDONLY, 0, "f"), fork.ReadByte("f")}, nil, syscall.EPIPE, "read"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			files := test.files
-			if files == nil {
-				files = []string{"/bin/true"}
-			}
-			_, state, err := execute(t, test.calls, nil, files, []string{"x"})
-			var e *fork.Error
-			if !errors.As(err, &e) || !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
-				t.Errorf("got %v, want %q, %v", err, test.text, test.want)
-			}
-			if state.ExitCode() != 125 {
-				t.Errorf("exit code %d", state.ExitCode())
-			}
-		})
-	}
+	executors(t, func(t *testing.T, e fork.Executor) {
+		dir := t.TempDir()
+		plain := dir + "/plain"
+		if err := os.WriteFile(plain, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, test := range []struct {
+			name  string
+			calls []fork.Call
+			files []string
+			want  error
+			text  string
+		}{
+			{"no such program", nil, []string{"/nowhere/a", "/nowhere/b"}, fs.ErrNotExist, "execve /nowhere/b: no such file"},
+			{"denied outweighs absent", nil, []string{plain, "/nowhere/b"}, fs.ErrPermission, "permission denied"},
+			{"open", []fork.Call{fork.Open(fork.CWD, dir+"/absent", unix.O_RDONLY, 0, "f")}, nil, fs.ErrNotExist, "openat " + dir + "/absent"},
+			{"short write", []fork.Call{fork.Open(fork.CWD, "/dev/full", unix.O_WRONLY, 0, "f"), fork.Write("f", []byte("x")).About("the map")}, nil, syscall.ENOSPC, "write the map"},
+			{"no path", []fork.Call{fork.Setrlimit(99, "RLIMIT_X", syscall.Rlimit{})}, nil, syscall.EINVAL, "prlimit64"},
+			{"end of file", []fork.Call{fork.Open(fork.CWD, "/dev/null", unix.O_RDONLY, 0, "f"), fork.ReadByte("f")}, nil, syscall.EPIPE, "read"},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				files := test.files
+				if files == nil {
+					files = []string{"/bin/true"}
+				}
+				_, state, err := execute(t, test.calls, &fork.Options{Executor: e}, files, []string{"x"})
+				var e *fork.Error
+				if !errors.As(err, &e) || !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
+					t.Errorf("got %v, want %q, %v", err, test.text, test.want)
+				}
+				if state.ExitCode() != 125 {
+					t.Errorf("exit code %d", state.ExitCode())
+				}
+			})
+		}
+	})
 }
 
 func TestLink(t *testing.T) {
@@ -115,76 +135,79 @@ func TestLink(t *testing.T) {
 
 // TestSignals: the program starts with the caller's mask and default actions, whatever handlers the Go runtime has.
 func TestSignals(t *testing.T) {
-	t.Parallel()
-	out, _, err := execute(t, nil, nil, []string{"/bin/cat"}, []string{"cat", "/proc/self/status"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(out) {
-		name, set, _ := strings.Cut(line, ":")
-		if (name == "SigBlk" || name == "SigCgt") && strings.Trim(set, "0\t\n") != "" {
-			t.Errorf("%s is %s", name, set)
+	executors(t, func(t *testing.T, e fork.Executor) {
+		out, _, err := execute(t, nil, &fork.Options{Executor: e}, []string{"/bin/cat"}, []string{"cat", "/proc/self/status"})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		for line := range strings.Lines(out) {
+			name, set, _ := strings.Cut(line, ":")
+			if (name == "SigBlk" || name == "SigCgt") && strings.Trim(set, "0\t\n") != "" {
+				t.Errorf("%s is %s", name, set)
+			}
+		}
+	})
 }
 
 func TestDescriptors(t *testing.T) {
-	t.Parallel()
-	calls := []fork.Call{
-		fork.Open(fork.CWD, "/", unix.O_PATH, 0, "a"),
-		fork.Open("a", "proc", unix.O_PATH, 0, "b"),
-		fork.Open("b", "self/status", unix.O_RDONLY, 0, "c"),
-		fork.Close("b"),
-		fork.OpenIn("a", "../../etc/..", "b"),
-		fork.ClearUmask(), fork.RestoreUmask(), fork.ParentAlive(),
-	}
-	out, _, err := execute(t, calls, nil, []string{"/bin/ls"}, []string{"ls", "-l", "/proc/self/fd"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(out, "-> /\n") || strings.Contains(out, "status") {
-		t.Errorf("the program sees descriptors of the table:\n%s", out)
-	}
+	executors(t, func(t *testing.T, e fork.Executor) {
+		calls := []fork.Call{
+			fork.Open(fork.CWD, "/", unix.O_PATH, 0, "a"),
+			fork.Open("a", "proc", unix.O_PATH, 0, "b"),
+			fork.Open("b", "self/status", unix.O_RDONLY, 0, "c"),
+			fork.Close("b"),
+			fork.OpenIn("a", "../../etc/..", "b"),
+			fork.ClearUmask(), fork.RestoreUmask(), fork.ParentAlive(),
+		}
+		out, _, err := execute(t, calls, &fork.Options{Executor: e}, []string{"/bin/ls"}, []string{"ls", "-l", "/proc/self/fd"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out, "-> /\n") || strings.Contains(out, "status") {
+			t.Errorf("the program sees descriptors of the table:\n%s", out)
+		}
+	})
 }
 
 // TestConcurrent forks while the rest of the process is busy with everything that takes locks of the runtime.
 func TestConcurrent(t *testing.T) {
-	t.Parallel()
-	rounds := 40
-	if testing.Short() {
-		rounds = 10
-	}
-	done := make(chan struct{})
-	var busy sync.WaitGroup
-	busy.Go(func() {
-		var keep [][]byte
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
-			keep = append(keep, make([]byte, 1<<16))
-			if len(keep) == 100 {
-				keep = keep[:0]
-				runtime.GC()
-			}
+	executors(t, func(t *testing.T, e fork.Executor) {
+		rounds := 40
+		if testing.Short() {
+			rounds = 10
 		}
-	})
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for range rounds {
-				out, _, err := execute(t, nil, nil, []string{"/bin/echo"}, []string{"echo", "x"})
-				if err != nil || out != "x\n" {
-					t.Errorf("%q, %v", out, err)
+		done := make(chan struct{})
+		var busy sync.WaitGroup
+		busy.Go(func() {
+			var keep [][]byte
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				keep = append(keep, make([]byte, 1<<16))
+				if len(keep) == 100 {
+					keep = keep[:0]
+					runtime.GC()
 				}
 			}
 		})
-	}
-	wg.Wait()
-	close(done)
-	busy.Wait()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for range rounds {
+					out, _, err := execute(t, nil, &fork.Options{Executor: e}, []string{"/bin/echo"}, []string{"echo", "x"})
+					if err != nil || out != "x\n" {
+						t.Errorf("%q, %v", out, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		close(done)
+		busy.Wait()
+	})
 }
 
 func TestInit(t *testing.T) {
@@ -232,6 +255,20 @@ func TestString(t *testing.T) {
 	}
 }
 
+// TestRestoreNoFile: a program has the limit that the Go runtime has raised, whoever starts it.
+func TestRestoreNoFile(t *testing.T) {
+	want, err := exec.Command("/bin/sh", "-c", "ulimit -Sn").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	executors(t, func(t *testing.T, e fork.Executor) {
+		out, _, err := execute(t, []fork.Call{fork.RestoreNoFile()}, &fork.Options{Executor: e}, []string{"/bin/sh"}, sh("ulimit -Sn"))
+		if err != nil || out != string(want) {
+			t.Errorf("got %q, %v, want %q", out, err, want)
+		}
+	})
+}
+
 // TestOriginalNoFile compares with what os/exec gives its children.
 func TestOriginalNoFile(t *testing.T) {
 	t.Parallel()
@@ -243,4 +280,72 @@ func TestOriginalNoFile(t *testing.T) {
 	if want := strings.TrimSpace(string(out)); strconv.FormatUint(lim.Cur, 10) != want {
 		t.Errorf("got %v, %v, want %s", lim, raised, want)
 	}
+}
+
+// TestInherited: every descriptor that is meant for children arrives under its number, and nothing else does, wherever the
+// executor puts what it needs for itself.
+func TestInherited(t *testing.T) {
+	executors(t, func(t *testing.T, e fork.Executor) {
+		null, err := os.Open("/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer null.Close()
+		want := make(map[string]bool)
+		for range 12 {
+			fd, err := unix.FcntlInt(null.Fd(), unix.F_DUPFD, 3) // the lowest that are free: around those of the executor
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			want[strconv.Itoa(fd)] = true
+			secret, err := unix.FcntlInt(null.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(secret)
+			want[strconv.Itoa(secret)] = false
+		}
+		calls := []fork.Call{fork.Open(fork.CWD, "/etc", unix.O_PATH, 0, "a"), fork.Open(fork.CWD, "/etc", unix.O_PATH, 0, "b")}
+		out, _, err := execute(t, calls, &fork.Options{Executor: e}, []string{"/bin/ls"}, []string{"ls", "-l", "/proc/self/fd"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for fd, passed := range want {
+			if got := strings.Contains(out, " "+fd+" -> /dev/null\n"); got != passed {
+				t.Errorf("descriptor %s: passed on %v, want %v\n%s", fd, got, passed, out)
+			}
+		}
+	})
+}
+
+// TestFailureAtEveryCall makes each call of a table fail in turn: both executors report the same one, by name and path.
+func TestFailureAtEveryCall(t *testing.T) {
+	executors(t, func(t *testing.T, e fork.Executor) {
+		dir := t.TempDir()
+		good := []fork.Call{
+			fork.Open(fork.CWD, dir, unix.O_PATH|unix.O_DIRECTORY, 0, "d"),
+			fork.Mkdir("d", "x", 0o755).Lax(),
+			fork.ClearUmask(),
+			fork.OpenBeneath("d", "x", unix.O_PATH, 0, "x"),
+			fork.RestoreUmask(),
+			fork.Fchdir("x"),
+			fork.ParentAlive(),
+			fork.NoNewPrivs(),
+		}
+		for i := range len(good) + 1 {
+			path := dir + "/absent" + strconv.Itoa(i)
+			calls := append(append(append([]fork.Call(nil), good[:i]...), fork.Chdir(path)), good[i:]...)
+			_, state, err := execute(t, calls, &fork.Options{Executor: e}, []string{"/bin/true"}, []string{"true"})
+			var failed *fork.Error
+			var pathErr *fs.PathError
+			// execute puts two calls in front.
+			if !errors.As(err, &failed) || failed.Index != i+2 || !errors.As(err, &pathErr) || pathErr.Path != path || pathErr.Op != "chdir" || pathErr.Err != syscall.ENOENT {
+				t.Errorf("at %d: %v", i, err)
+			}
+			if state.ExitCode() != 125 {
+				t.Errorf("at %d: %v", i, state)
+			}
+		}
+	})
 }

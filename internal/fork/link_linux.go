@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -17,6 +18,8 @@ type rawCall struct {
 	args [6]uintptr
 	kind kind
 	n    uintptr // kindFD: the number to give the result; kindWant: the result; kindSave: the index of the call to store it in
+	// index is the number of the call for whoever wrote the table; the interpreter in memory reports it.
+	index uintptr
 }
 
 // table is all that the child reads and writes.
@@ -45,6 +48,17 @@ type linker struct {
 func link(calls []Call, numbers map[FD]uintptr, clone uintptr) (*table, error) {
 	t := &table{calls: make([]rawCall, len(calls)), clone: clone, block: ^uint64(0)}
 	l := &linker{numbers: numbers}
+	for i, c := range calls {
+		if c.kind != kindNoFile {
+			continue
+		}
+		calls = slices.Clone(calls)
+		if lim, raised := OriginalNoFile(); raised {
+			calls[i] = Setrlimit(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE", lim)
+		} else {
+			calls[i] = nothing()
+		}
+	}
 	for pass := range 2 {
 		if pass == 1 {
 			t.arena = make([]byte, len(l.arena))
@@ -62,6 +76,9 @@ func link(calls []Call, numbers map[FD]uintptr, clone uintptr) (*table, error) {
 	copy(t.arena, l.arena)
 	return t, t.finish()
 }
+
+// nothing is a call that has no effect.
+func nothing() Call { return ParentAlive().Lax() }
 
 func (t *table) finish() error {
 	save := -1
@@ -166,8 +183,8 @@ func (l *linker) message(fd FD) (uintptr, error) {
 
 func (l *linker) number(fd FD) (uintptr, error) {
 	if fd == CWD {
-		const cwd = unix.AT_FDCWD
-		return uintptr(cwd&(1<<63-1)) | 1<<63, nil
+		cwd := unix.AT_FDCWD
+		return uintptr(cwd), nil
 	}
 	n, ok := l.numbers[fd]
 	if !ok {

@@ -15,8 +15,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Executor is a way to run a table in a child.
+type Executor uint8
+
+const (
+	// ExecutorAuto is ExecutorMemfd where that works, else ExecutorFork.
+	ExecutorAuto Executor = iota
+	// ExecutorMemfd generates a program that runs the table, and executes that from memory. It takes the same time
+	// however large the caller is, but cannot be process 1 of a PID namespace, and security modules may forbid it.
+	ExecutorMemfd
+	// ExecutorFork forks; it works everywhere.
+	ExecutorFork
+)
+
 // Options are the options of Start.
 type Options struct {
+	// Executor is how the table is run.
+	Executor Executor
 	// Files are descriptors of the caller that the calls name.
 	Files map[FD]*os.File
 	// Clone has namespaces that the child is made in, as opposed to those that it unshares: CLONE_NEWPID, and
@@ -27,9 +42,11 @@ type Options struct {
 // Child is a forked process that runs a table, or the program that the table has executed.
 type Child struct {
 	// PID is the process ID. The caller has to wait for it.
-	PID   int
-	calls []Call
-	errs  *os.File
+	PID int
+	// Executor is what runs the table: never ExecutorAuto.
+	Executor Executor
+	calls    []Call
+	errs     *os.File
 }
 
 // An Error is a call of the table that failed.
@@ -45,6 +62,9 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Start forks and lets the child run the calls. Concurrent use is fine; see the package comment about threads.
 func Start(calls []Call, o *Options) (*Child, error) {
+	if strconv.IntSize != 64 {
+		return nil, fmt.Errorf("system calls are laid out for 64-bit machines, not %s: %w", runtime.GOARCH, errors.ErrUnsupported)
+	}
 	if o == nil {
 		o = &Options{}
 	}
@@ -58,45 +78,78 @@ func Start(calls []Call, o *Options) (*Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reserve descriptors: %w", err)
 	}
-	t, err := link(calls, numbers, o.Clone)
+	child := &Child{calls: calls}
+	err = errNoProgram
+	if o.Executor != ExecutorFork && o.Clone == 0 {
+		child.Executor = ExecutorMemfd
+		given := make([]uintptr, 0, len(o.Files)+1)
+		for _, f := range o.Files {
+			given = append(given, f.Fd())
+		}
+		child.PID, child.errs, err = startProgram(calls, numbers, given)
+	}
+	if errors.Is(err, errNoProgram) {
+		if o.Executor == ExecutorMemfd {
+			return nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+		}
+		child.Executor = ExecutorFork
+		var t *table
+		if t, err = link(calls, numbers, o.Clone); err == nil {
+			child.PID, child.errs, err = start(t, numbers)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	pid, errs, err := start(t, numbers)
-	if err != nil {
-		return nil, err
-	}
-	return &Child{PID: pid, calls: calls, errs: errs}, nil
+	return child, nil
 }
 
 // start forks under the lock that keeps descriptors without close-on-exec out of other children, and keeps the writing
 // end of the pipe out of all others: Ready waits until the last copy is closed.
+//
+// It holds the lock until the child has closed what is not for it, as package syscall holds it until a program is executed.
+// That is what Barrier relies on.
 func start(t *table, numbers map[FD]uintptr) (pid int, errs *os.File, err error) {
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
-	var p [2]int
+	var p, closed [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return 0, nil, os.NewSyscallError("pipe2", err)
 	}
+	if err := unix.Pipe2(closed[:], unix.O_CLOEXEC); err != nil {
+		closeAll(p[:])
+		return 0, nil, os.NewSyscallError("pipe2", err)
+	}
+	defer unix.Close(closed[0])
 	t.errfd = uintptr(p[1])
-	t.keepOnly(numbers)
+	t.keepOnly(numbers, uintptr(max(p[1], closed[1])))
 	child, errno := run(t)
 	runtime.KeepAlive(t)
-	_ = unix.Close(p[1])
+	closeAll([]int{p[1], closed[1]})
 	if errno != 0 {
 		_ = unix.Close(p[0])
 		return 0, nil, os.NewSyscallError("clone", errno)
+	}
+	for {
+		if _, err := unix.Read(closed[0], make([]byte, 1)); err != unix.EINTR {
+			break // the end: nobody ever writes
+		}
 	}
 	// Non-blocking, it is served by the poller and need not hold a thread.
 	_ = unix.SetNonblock(p[0], true)
 	return int(child), os.NewFile(uintptr(p[0]), "fork"), nil
 }
 
+// Barrier waits until no child of this process has copies of descriptors that were closed before it was called.
+func Barrier() {
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+}
+
 // keepOnly decides which descriptors the child closes at once. What is opened before it forks, after the highest has been
 // looked up, mostly gets a lower number.
-func (t *table) keepOnly(numbers map[FD]uintptr) {
+func (t *table) keepOnly(numbers map[FD]uintptr, highest uintptr) {
 	const spare = 64
-	highest := t.errfd
 	for _, n := range numbers {
 		highest = max(highest, n)
 	}

@@ -1,0 +1,112 @@
+package runtime_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"hpcimg/internal/oracle"
+	hpcrun "hpcimg/runtime"
+)
+
+// TestExecutors runs the same plans with each executor, on each backend.
+func TestExecutors(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, spec hpcrun.Spec) {
+		for _, e := range []hpcrun.Executor{hpcrun.ExecutorMemfd, hpcrun.ExecutorFork} {
+			spec.Args = sh("cat /etc/marker; umask; touch /x 2>/dev/null || echo read-only; exit 4")
+			cmd := &hpcrun.Cmd{Spec: &spec, Executor: e}
+			out, err := cmd.Output(t.Context())
+			if errors.Is(err, errors.ErrUnsupported) {
+				oracle.Need(t, oracle.NeedUserNS, err)
+			}
+			lines := strings.Fields(string(out))
+			if len(lines) != 3 || lines[0] != "image" || lines[2] != "read-only" || hpcrun.ExitCode(err) != 4 || cmd.Process.Executor() != e {
+				t.Errorf("%s: %q, %v", e, out, err)
+			}
+			spec.Args = []string{"no-such-program"}
+			_, err = (&hpcrun.Cmd{Spec: &spec, Executor: e}).Output(t.Context())
+			if failed, ok := errors.AsType[*hpcrun.SetupError](err); !ok || !failed.Exec || !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", e, err)
+			}
+		}
+	})
+}
+
+// TestExecutorUnknown: one that there is not, and one that a plan cannot do with.
+func TestExecutorUnknown(t *testing.T) {
+	t.Parallel()
+	namespaces(t)
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: rootDir()}, Args: []string{"true"}}
+	if err := (&hpcrun.Cmd{Spec: &spec, Executor: "x"}).Run(t.Context()); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("unknown: %v", err)
+	}
+	spec.Namespaces.PID = true
+	if err := (&hpcrun.Cmd{Spec: &spec, Executor: hpcrun.ExecutorMemfd}).Run(t.Context()); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("with a PID namespace: %v", err)
+	}
+}
+
+// TestTextBusy: a program that has just been unpacked is open for writing nowhere, though other goroutines fork meanwhile.
+func TestTextBusy(t *testing.T) {
+	t.Parallel()
+	oracle.UserNS(t)
+	rounds := 6
+	if testing.Short() {
+		rounds = 2
+	}
+	spec := hpcrun.Spec{
+		Image: hpcrun.Image{Path: imageFile(), Backend: hpcrun.BackendExtract}, Args: []string{"true"}, Env: []string{"PATH=/usr/bin:/bin"},
+		Namespaces: hpcrun.Namespaces{User: true},
+	}
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			for range rounds {
+				if err := (&hpcrun.Cmd{Spec: &spec, Executor: hpcrun.ExecutorFork}).Run(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestMemory reads the limits of control groups of both versions.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	for _, test := range []struct {
+		name, own string
+		files     map[string]string
+		want      int64
+	}{
+		{"none", "0::/\n", nil, 1024 * mib},
+		{"version 2", "0::/a/b\n", map[string]string{"a/memory.max": "104857600", "a/memory.current": "4857600", "a/b/memory.max": "max", "a/b/memory.current": "1"}, 100000000},
+		{"version 1", "4:cpu,memory:/job/step\n1:name=systemd:/\n", map[string]string{
+			"memory/job/memory.limit_in_bytes": "52428800", "memory/job/memory.usage_in_bytes": "42428800",
+			"memory/job/step/memory.limit_in_bytes": "9223372036854771712", "memory/job/step/memory.usage_in_bytes": "4096",
+		}, 10000000},
+		{"version 1 in a container", "4:memory:/docker/x\n", map[string]string{"memory/memory.limit_in_bytes": "1048576", "memory/memory.usage_in_bytes": "0"}, mib},
+		{"other controllers", "4:cpu:/x\n", map[string]string{"memory/x/memory.limit_in_bytes": "1", "memory/x/memory.usage_in_bytes": "0"}, 1024 * mib},
+		{"nothing left", "0::/a\n", map[string]string{"a/memory.max": "5", "a/memory.current": "9"}, 0},
+		{"junk", "junk\n\n0\n", nil, 1024 * mib},
+	} {
+		dir := t.TempDir()
+		files := map[string]string{"proc/meminfo": "MemTotal: 1 kB\nMemAvailable:    1048576 kB\n", "proc/self/cgroup": test.own}
+		for name, data := range test.files {
+			files["cgroup/"+name] = data
+		}
+		for name, data := range files {
+			name = filepath.Join(dir, name)
+			mustAll(t, os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(data+"\n"), 0o644))
+		}
+		if got := hpcrun.MemoryOf(dir+"/proc", dir+"/cgroup"); got != test.want {
+			t.Errorf("%s: %d, want %d", test.name, got, test.want)
+		}
+	}
+}
