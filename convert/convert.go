@@ -132,6 +132,8 @@ type job struct {
 	layers []*layerState
 	tree   *merge.Tree
 	result Result
+
+	copying *meter.Task // the layers of an OCI image, to where they stay
 }
 
 func newJob(src *Source, out *atomicfile.File, o Options) *job {

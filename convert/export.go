@@ -31,7 +31,7 @@ func exportTo(ctx context.Context, src *Source, dst string, o Options) (*Result,
 				return err
 			}
 			defer img.Close()
-			return writeArchive(ctx, out, img.Image, o)
+			return j.copyLayers(img, func() error { return writeArchive(ctx, out, img.Image, o) })
 		})
 	}
 	return nil, failure(StageOpen, "", fmt.Errorf("%w: %q", ErrForm, o.Form))
@@ -119,12 +119,30 @@ func exportLayout(ctx context.Context, src *Source, dst string, o Options) (*Res
 		return nil, failure(StageWrite, SideDestination, err)
 	}
 	defer img.Close()
-	d, err := image.WriteLayout(ctx, dst, img.Image, o.OCI.Tag)
+	err = j.copyLayers(img, func() error {
+		d, err := image.WriteLayout(ctx, dst, img.Image, o.OCI.Tag)
+		j.result.Digest = d.Digest
+		return err
+	})
 	if err != nil {
 		return nil, failure(StagePublish, SideDestination, err)
 	}
-	j.result.Digest = d.Digest
 	return j.end(), nil
+}
+
+// copyLayers calls write, which copies the layers of an image from where they were made, and says how far that is.
+func (j *job) copyLayers(img *BuiltImage, write func() error) error {
+	var total int64
+	for _, l := range img.Layers() {
+		total += l.Descriptor.Size
+	}
+	j.copying = j.meter.Begin(string(StageWrite), "copy", total)
+	defer j.copying.End()
+	if err := write(); err != nil {
+		return err
+	}
+	j.copying.Add(total - j.copying.Done()) // a layout may have some already
+	return nil
 }
 
 // writeArchive writes an OCI image as one file.

@@ -222,6 +222,70 @@ func TestLayersOfEstargz(t *testing.T) {
 	}
 }
 
+// TestLayersOfEstargzFallback has a name that eStargz cannot have.
+func TestLayersOfEstargzFallback(t *testing.T) {
+	tree := testtree.Tree{testtree.File("plain", 0o644, strings.Repeat("x", 3<<20)), testtree.File("caf\xe9", 0o644, "latin")}
+	var digests []digest.Digest
+	for _, form := range []convert.LayerForm{convert.LayersEstargz, convert.LayersTar} {
+		b, err := convert.ToImage(t.Context(), convert.FromTar(bytes.NewReader(tree.Tar(nil))), &convert.Options{
+			TempDir: t.TempDir(), OCI: convert.OCIOptions{Layers: form},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		l := b.Layers()[0].Descriptor
+		digests = append(digests, l.Digest)
+		if l.MediaType != "application/vnd.oci.image.layer.v1.tar+gzip" || len(l.Annotations) > 0 {
+			t.Errorf("%s: %+v", form, l)
+		}
+		w := b.Result.Warnings
+		if form == convert.LayersTar && len(w) > 0 {
+			t.Errorf("warnings %v", w)
+		}
+		if form == convert.LayersEstargz && (len(w) != 1 || w[0].Code != convert.WarnEstargz || !strings.Contains(w[0].Detail, "not UTF-8")) {
+			t.Errorf("warnings %v", w)
+		}
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("not the layer of a tar stream: %v", digests)
+	}
+}
+
+// TestFormProgress wants the bytes of whatever is written to be known beforehand, and all of them to be reached.
+func TestFormProgress(t *testing.T) {
+	img := sample(t)
+	for _, o := range []convert.Options{
+		{Form: convert.FormSIF},
+		{Form: convert.FormOCISIF},
+		{Form: convert.FormTar},
+		{Form: convert.FormDir},
+		{Form: convert.FormOCI},
+		{Form: convert.FormOCIArchive, OCI: convert.OCIOptions{Layers: convert.LayersEstargz}},
+		{Form: convert.FormDockerArchive},
+		{Form: convert.FormOCIArchive, OCI: convert.OCIOptions{Layers: convert.LayersSegments}},
+	} {
+		last := map[string]convert.Event{}
+		o.Progress = func(e convert.Event) {
+			if e.Stage == convert.StageWrite {
+				last[e.Name] = e
+			}
+		}
+		if _, err := convert.Convert(t.Context(), convert.FromImage(img), filepath.Join(t.TempDir(), "out"), &o); err != nil {
+			t.Fatal(err)
+		}
+		oci := o.Form == convert.FormOCI || o.Form == convert.FormOCIArchive || o.Form == convert.FormDockerArchive
+		if len(last) == 0 || oci != (last["copy"].Total > 0) {
+			t.Errorf("%s: %+v", o.Form, last)
+		}
+		for _, e := range last {
+			if e.Total == 0 || e.Done != e.Total {
+				t.Errorf("%s: %+v at the end", o.Form, e)
+			}
+		}
+	}
+}
+
 // TestLayersOfSquashfs puts an image in pieces together again.
 func TestLayersOfSquashfs(t *testing.T) {
 	img := sample(t)
@@ -281,7 +345,19 @@ func TestBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	same(t, "squashfs", listing(t, convert.FromImage(img), nil), listing(t, convert.FromSquashfs(r), nil))
+	var last convert.Event
+	progress := &convert.Options{Progress: func(e convert.Event) {
+		if e.Stage == convert.StageLayer {
+			if e.Done > e.Total {
+				t.Errorf("%+v", e)
+			}
+			last = e
+		}
+	}}
+	same(t, "squashfs", listing(t, convert.FromImage(img), nil), listing(t, convert.FromSquashfs(r), progress))
+	if last.Total != r.BytesUsed() || last.Done != last.Total {
+		t.Errorf("at the end %+v of %d", last, r.BytesUsed())
+	}
 
 	f, err := sif.Open(sifPath)
 	if err != nil {

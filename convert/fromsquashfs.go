@@ -71,7 +71,7 @@ func (l squashfsLayer) describe() LayerResult { return LayerResult{Size: l.r.Byt
 
 func (l squashfsLayer) open(ctx context.Context, _ *job, o *opening) (entryReader, error) {
 	return &squashfsEntries{
-		ctx: ctx, opening: o, links: make(map[uint32]string), todo: []squashfsEntry{{path: ".", in: l.r.Root()}},
+		ctx: ctx, opening: o, left: l.r.BytesUsed(), fragment: -1, links: make(map[uint32]string), todo: []squashfsEntry{{path: ".", in: l.r.Root()}},
 	}, nil
 }
 
@@ -83,6 +83,10 @@ type squashfsEntries struct {
 	links map[uint32]string
 	in    *squashfs.Inode // the current file
 	off   int64
+
+	left     int64 // of what the image takes, to be counted
+	stored   int64 // what the current file takes
+	fragment int64 // the one that has been counted last
 
 	overlay bool         // devices 0:0 are whiteouts, and directories may be opaque
 	opaque  *layer.Entry // what is to be said of the last directory
@@ -115,7 +119,30 @@ func (s *squashfsEntries) Next() (layer.Entry, error) {
 			return e, s.budget.AddEntry(&e)
 		}
 	}
+	s.count(s.left)
 	return layer.Entry{}, io.EOF
+}
+
+// count says how much of the image has been read. It is not to be more than there is, though files may have blocks in common.
+func (s *squashfsEntries) count(n int64) {
+	n = min(n, s.left)
+	s.left -= n
+	s.task.Add(n)
+}
+
+// storedSize returns what the file takes in the image, and of fragments what has not been counted. Damage is found by reading.
+func (s *squashfsEntries) storedSize(in *squashfs.Inode) (n int64) {
+	for b, err := range in.Blocks() {
+		if err != nil {
+			break
+		}
+		n += int64(b.StoredSize)
+	}
+	if f, ok, err := in.Fragment(); ok && err == nil && int64(f.Index) != s.fragment {
+		s.fragment = int64(f.Index)
+		n += int64(f.Block.StoredSize)
+	}
+	return n
 }
 
 func (s *squashfsEntries) entry(next squashfsEntry) (layer.Entry, bool, error) {
@@ -206,12 +233,16 @@ func (s *squashfsEntries) Read(p []byte) (int, error) {
 	if s.in == nil {
 		return 0, io.EOF
 	}
+	if s.off == 0 {
+		s.stored = s.storedSize(s.in)
+	}
 	n, err := s.in.ReadAt(p, s.off)
 	s.off += int64(n)
 	if n > 0 {
 		err = nil
+		part := int64(float64(s.stored) * float64(n) / float64(s.in.Size()))
+		s.count(part)
 	}
-	s.task.Add(int64(n))
 	return n, err
 }
 

@@ -30,7 +30,7 @@ const (
 // Event says how far a conversion is.
 type Event struct {
 	Stage Stage
-	Name  string // of the layer, abbreviated, if the stage is about one
+	Name  string // of the layer, abbreviated, if the stage is about one; "copy" while layers made beforehand are put into an OCI layout or archive
 	Done  int64
 	Total int64 // 0 if nobody knows
 }
@@ -105,6 +105,9 @@ const (
 	WarnArch WarningCode = "arch-differs"
 	// WarnRestore: what a directory could not be given, for lack of privileges; Detail says of what kind.
 	WarnRestore WarningCode = "not-restored"
+	// WarnEstargz: the layer is not an eStargz but a tar stream compressed by gzip, because eStargz cannot have what is at Example; Detail
+	// is why.
+	WarnEstargz WarningCode = "no-estargz"
 	// WarnLeft: what a directory has replaced could not be removed; Example is where it is now.
 	WarnLeft WarningCode = "old-left"
 	// WarnSocket: sockets in a directory were left out.

@@ -3,6 +3,7 @@ package convert
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 
 	"hpcimg/convert/internal/estargz"
 	"hpcimg/convert/internal/export"
+	"hpcimg/convert/internal/layer"
 	"hpcimg/image"
 	"hpcimg/internal/atomicfile"
 	"hpcimg/squashfs"
@@ -90,6 +92,7 @@ type blob struct {
 	diffID      digest.Digest
 	mediaType   string
 	annotations map[string]string
+	copied      func(n int64) // what of it has been read
 }
 
 // image makes the layers and what describes them.
@@ -150,25 +153,72 @@ func (j *job) squashfsLayers(ctx context.Context, b *BuiltImage, manifest *image
 	return j.cut(out, j.result.Size, manifest)
 }
 
-// tarBlob writes a layer that is a tar stream.
-func (j *job) tarBlob(ctx context.Context, w io.Writer, r *squashfs.Reader) (blob, error) {
-	pr, pw := io.Pipe()
-	go func() { pw.CloseWithError(j.tar(ctx, pw, r)) }()
-	defer pr.Close()
-	if j.opts.OCI.Layers == LayersEstargz {
-		res, err := estargz.Write(ctx, w, pr, &estargz.Options{
-			Level: j.opts.layerLevel, Workers: j.opts.Workers, Prioritized: j.opts.OCI.Prioritized, SpoolDir: j.opts.TempDir,
-		})
-		if err != nil {
-			return blob{}, err
-		}
-		return blob{
-			size: res.Size, digest: res.Digest, diffID: res.DiffID, mediaType: ocispec.MediaTypeImageLayerGzip,
-			annotations: map[string]string{
-				annotationTOCDigest: res.TOCDigest.String(), annotationUncompressedLen: strconv.FormatInt(res.UncompressedSize, 10),
-			},
-		}, nil
+// tarBlob writes a layer that is a tar stream. If eStargz cannot have it, it becomes one that is just compressed.
+func (j *job) tarBlob(ctx context.Context, w *tempFile, r *squashfs.Reader) (blob, error) {
+	if j.opts.OCI.Layers != LayersEstargz {
+		return j.compressedBlob(ctx, w, r)
 	}
+	b, err := j.estargzBlob(ctx, w, r)
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return b, err
+	}
+	if err := w.Truncate(0); err != nil {
+		return blob{}, err
+	}
+	if _, err := w.Seek(0, io.SeekStart); err != nil {
+		return blob{}, err
+	}
+	path, reason := "", err
+	if entry, ok := errors.AsType[*EntryError](err); ok {
+		path, reason = entry.Name, entry.Err
+	}
+	j.warnings.Note(layer.Code(WarnEstargz), path, reason.Error())
+	return j.compressedBlob(ctx, w, r)
+}
+
+// tarStream is a tree as a tar stream. Once it is closed nobody reads the tree any more.
+type tarStream struct {
+	*io.PipeReader
+	done chan struct{}
+}
+
+func (j *job) tarStream(ctx context.Context, r *squashfs.Reader) *tarStream {
+	pr, pw := io.Pipe()
+	s := &tarStream{pr, make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		pw.CloseWithError(j.tar(ctx, pw, r))
+	}()
+	return s
+}
+
+// Close implements io.Closer.
+func (s *tarStream) Close() error {
+	err := s.PipeReader.Close()
+	<-s.done
+	return err
+}
+
+func (j *job) estargzBlob(ctx context.Context, w io.Writer, r *squashfs.Reader) (blob, error) {
+	stream := j.tarStream(ctx, r)
+	defer stream.Close()
+	res, err := estargz.Write(ctx, w, stream, &estargz.Options{
+		Level: j.opts.layerLevel, Workers: j.opts.Workers, Prioritized: j.opts.OCI.Prioritized, SpoolDir: j.opts.TempDir,
+	})
+	if err != nil {
+		return blob{}, err
+	}
+	return blob{
+		size: res.Size, digest: res.Digest, diffID: res.DiffID, mediaType: ocispec.MediaTypeImageLayerGzip,
+		annotations: map[string]string{
+			annotationTOCDigest: res.TOCDigest.String(), annotationUncompressedLen: strconv.FormatInt(res.UncompressedSize, 10),
+		},
+	}, nil
+}
+
+func (j *job) compressedBlob(ctx context.Context, w io.Writer, r *squashfs.Reader) (blob, error) {
+	stream := j.tarStream(ctx, r)
+	defer stream.Close()
 	c := export.Gzip
 	switch j.opts.layerCompression {
 	case squashfs.CompressionZstd:
@@ -176,7 +226,10 @@ func (j *job) tarBlob(ctx context.Context, w io.Writer, r *squashfs.Reader) (blo
 	case squashfs.CompressionNone:
 		c = export.None
 	}
-	res, err := export.Compress(ctx, w, pr, c, j.opts.layerLevel, j.opts.Workers)
+	if j.opts.OCI.Layers == LayersEstargz {
+		c = export.Gzip
+	}
+	res, err := export.Compress(ctx, w, stream, c, j.opts.layerLevel, j.opts.Workers)
 	if err != nil {
 		return blob{}, err
 	}
@@ -250,6 +303,11 @@ func (j *job) describe(ctx context.Context, blobs []blob, manifest *image.Manife
 		manifest.Layers = append(manifest.Layers, d)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, b.diffID)
 		config.History = append(config.History, ocispec.History{Created: created, CreatedBy: "hpcimg convert"})
+		b.copied = func(n int64) {
+			if j.copying != nil {
+				j.copying.Add(n)
+			}
+		}
 		source[b.digest] = b
 	}
 	var err error
@@ -271,7 +329,23 @@ func (s blobSource) Open(_ context.Context, d image.Descriptor) (io.ReadCloser, 
 	if !ok {
 		return nil, fmt.Errorf("blob %s: %w", d.Digest, fs.ErrNotExist)
 	}
-	return io.NopCloser(io.NewSectionReader(b.file, b.off, b.size)), nil
+	var r io.Reader = io.NewSectionReader(b.file, b.off, b.size)
+	if b.copied != nil {
+		r = countingReader{r, b.copied}
+	}
+	return io.NopCloser(r), nil
+}
+
+// countingReader says how much is read.
+type countingReader struct {
+	r     io.Reader
+	count func(n int64)
+}
+
+func (c countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.count(int64(n))
+	return n, err
 }
 
 func (s blobSource) add(mediaType string, document any) (image.Descriptor, error) {
