@@ -10,6 +10,22 @@
 // A program that wants to run something in an image needs no mount of this package: package runtime makes its mounts in a
 // mount namespace which ends with the process.
 //
+// # Serving
+//
+// A [Tree] is a file system by nodes. [NewTree] makes one of a squashfs reader, [WithNodes] adds files to any, and [Serve]
+// answers the kernel's requests for it through an open /dev/fuse. Whoever mounts that, as root or in a user namespace of its
+// own, hands the descriptor over; no setuid helper takes part.
+//
+//	tree := mount.NewTree(reader, nil)
+//	server, err := mount.Serve(dev, tree, nil)
+//	…
+//	err = server.Wait() // until the mount is gone
+//
+// Kernels keep names, attributes and contents, for which the server tells them that nothing will change; what is left are
+// first reads. Each thread reads requests from a clone of the device and sends decoded blocks without copying them. Blocks
+// are decoded once, ahead of a sequential reader, and kept in a cache of fixed size outside the heap. A server without
+// requests takes no processor time.
+//
 // # Backends
 //
 // The kernel's own squashfs over a loop device is the one backend so far. It needs root (CAP_SYS_ADMIN in the initial user

@@ -82,11 +82,15 @@ var arrows = map[string]rule{
 	},
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 
-	"mount":       {"squashfs internal/fork", "golang.org/x/sys hanwen/go-fuse", "mounts a file; what is in it is the reader's business"},
-	"runtime":     {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
-	"runtime/gpu": {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
-	"runtime/mpi": {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
-	"runtime/oci": {"runtime", "opencontainers/runtime-spec", "bundles for other runtimes"},
+	"mount": {
+		"squashfs internal/fork mount/internal/wire", "golang.org/x/sys",
+		"mounts a file, serves a tree; what is in it is the reader's business",
+	},
+	"mount/internal/wire": {"", "", "the byte layout of FUSE; values in, bytes out"},
+	"runtime":             {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
+	"runtime/gpu":         {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
+	"runtime/mpi":         {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
+	"runtime/oci":         {"runtime", "opencontainers/runtime-spec", "bundles for other runtimes"},
 
 	"internal/atomicfile":   {"", "golang.org/x/sys", "publishing a file, for whoever writes one"},
 	"internal/distribution": {"", "google/go-containerregistry opencontainers/go-digest", "what image and image/registry share of the protocol"},

@@ -1,0 +1,10 @@
+package mount
+
+import "fmt"
+
+// FuseData returns the data argument with which mount(2) mounts a file system of type "fuse" that [Serve] answers for: fd is
+// the number of the open device in the process that mounts; uid and gid are the owner of the mount, as the caller of
+// mount(2) sees them. Permissions are checked by the kernel, and all users of the namespace may enter.
+func FuseData(fd, uid, gid int) string {
+	return fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,default_permissions,allow_other", fd, uid, gid)
+}

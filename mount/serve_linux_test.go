@@ -1,0 +1,259 @@
+package mount_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/internal/fstestx"
+	"hpcimg/internal/oracle"
+	"hpcimg/internal/testtree"
+	"hpcimg/mount"
+	"hpcimg/squashfs"
+)
+
+// writeImage makes an image of a tree.
+func writeImage(t testing.TB, tree testtree.Tree, o *squashfs.WriterOptions) string {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "image.sqfs")
+	err := squashfs.Create(t.Context(), image, o, func(ctx context.Context, w *squashfs.Writer) error {
+		return w.FromTar(ctx, bytes.NewReader(tree.Tar(nil)), nil)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+func openImage(t testing.TB, path string) *squashfs.Reader {
+	t.Helper()
+	r, err := squashfs.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// serve mounts a tree, as root in the initial namespaces, and returns the directory.
+func serve(t testing.TB, tree mount.Tree, o *mount.ServeOptions) (string, *mount.Server) {
+	t.Helper()
+	oracle.Root(t)
+	device := oracle.FUSE(t)
+	dir := t.TempDir()
+	dev, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+	if err := unix.Mount("test", dir, "fuse", flags, mount.FuseData(int(dev.Fd()), 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := mount.Serve(dev, tree, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			t.Errorf("unmounting: %v", err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- s.Wait() }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the server goes on without the mount")
+			_ = s.Close()
+		}
+	})
+	return dir, s
+}
+
+// sample has a file of each kind, hard links, xattrs, holes and a directory of several metadata blocks.
+func sample() testtree.Tree {
+	tree := testtree.Tree{
+		testtree.Dir(".", 0o755),
+		testtree.Dir("a", 0o755),
+		testtree.Dir("a/empty", 0o711),
+		testtree.File("a/zero", 0o644, ""),
+		testtree.File("a/one", 0o640, "1", testtree.Owner(12, 34)),
+		testtree.File("a/big", 0o644, testtree.Text(1, 3_000_000)),
+		testtree.File("a/noise", 0o755, testtree.Bytes(1, 300_001)),
+		testtree.File("a/holes", 0o644, append(testtree.Zeros(500_000), "end"...)),
+		testtree.File("a/attrs", 0o4755, "x", testtree.Xattr("user.one", "1"), testtree.Xattr("trusted.two", "22")),
+		testtree.Symlink("a/link", "one"),
+		testtree.Symlink("a/dangling", "../no/such"),
+		testtree.Symlink("a/loop", "loop"),
+		testtree.Hardlink("a/hard", "a/one"),
+		testtree.Char("a/null", 0o666, 1, 3),
+		testtree.Dir("many", 0o755),
+	}
+	for i := range 700 {
+		name := filepath.Join("many", string(rune('a'+i%26))+"-a-rather-long-name-"+string(testtree.Text(uint64(i), 3)[:0])+itoa(i))
+		tree = append(tree, testtree.File(name, 0o644, testtree.Text(uint64(i), i)))
+	}
+	return tree
+}
+
+func itoa(i int) string {
+	return string([]byte{byte('0' + i/100), byte('0' + i/10%10), byte('0' + i%10)})
+}
+
+// TestServe runs one suite over our server with small and large blocks.
+func TestServe(t *testing.T) {
+	oracle.Root(t)
+	for name, o := range map[string]*squashfs.WriterOptions{
+		"block=4096": {BlockSize: 4096}, "block=131072": nil, "block=1048576": {BlockSize: 1 << 20, Compression: squashfs.CompressionZstd},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := openImage(t, writeImage(t, sample(), o))
+			dir, _ := serve(t, mount.NewTree(r, nil), &mount.ServeOptions{OnError: func(err error) { t.Error(err) }})
+			got, err := testtree.Walk(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := testtree.Diff(sample().Listing(), got, nil); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			fstestx.Test(t, os.DirFS(dir), sample().Listing(), &fstestx.Options{Mounted: true})
+		})
+	}
+}
+
+// TestServeClose ends a server under a mount that is in use.
+func TestServeClose(t *testing.T) {
+	r := openImage(t, writeImage(t, sample(), nil))
+	dir, s := serve(t, mount.NewTree(r, nil), nil)
+	f, err := os.Open(dir + "/a/big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := errors.Join(s.Close(), s.Close(), s.Wait()); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("closing took %v", d)
+	}
+	if _, err := os.ReadDir(dir + "/many"); !errors.Is(err, unix.ENOTCONN) {
+		t.Errorf("after the end of the server: %v", err)
+	}
+	if _, err := f.ReadAt(make([]byte, 10), 2_500_000); err == nil {
+		t.Error("read without a server")
+	}
+}
+
+// TestServeBeforeMount starts the server before there is a mount.
+func TestServeBeforeMount(t *testing.T) {
+	oracle.Root(t)
+	r := openImage(t, writeImage(t, sample(), nil))
+	dev, err := os.OpenFile(oracle.FUSE(t), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := mount.Serve(dev, mount.NewTree(r, nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	dir := t.TempDir()
+	err = unix.Mount("test", dir, "fuse", unix.MS_RDONLY, mount.FuseData(fd, 0, 0))
+	_ = unix.Close(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(dir + "/a/one"); string(data) != "1" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServeDamage reads a file with a block that does not decode: EIO for the reader, the place of the block for the caller, and
+// all else as before.
+func TestServeDamage(t *testing.T) {
+	image := writeImage(t, sample(), nil)
+	block := firstBlock(t, image, "a/big", 5)
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(bytes.Repeat([]byte{0xff}, 64), block); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	var mu sync.Mutex
+	var told []error
+	dir, _ := serve(t, mount.NewTree(openImage(t, image), nil), &mount.ServeOptions{OnError: func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, err)
+	}})
+	if _, err := io.Copy(io.Discard, mustOpen(t, dir+"/a/big")); !errors.Is(err, unix.EIO) {
+		t.Errorf("damaged file: %v", err)
+	}
+	if data, err := os.ReadFile(dir + "/a/noise"); err != nil || !bytes.Equal(data, testtree.Bytes(1, 300_001)) {
+		t.Errorf("another file: %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(told) == 0 {
+		t.Fatal("nobody was told")
+	}
+	e, ok := errors.AsType[*mount.ServeError](told[0])
+	damage, isFormat := errors.AsType[*squashfs.FormatError](told[0])
+	if !ok || !isFormat || e.Op != "read" || damage.Offset != block || damage.Structure != "data block" {
+		t.Errorf("told %v, want the block at %#x", told[0], block)
+	}
+}
+
+func mustOpen(t *testing.T, name string) *os.File {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// firstBlock returns where block i of a file lies.
+func firstBlock(t *testing.T, image, name string, i int64) int64 {
+	t.Helper()
+	info, err := openImage(t, image).Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [1]squashfs.Block
+	if _, err := info.Sys().(*squashfs.Inode).BlocksAt(b[:], i); err != nil {
+		t.Fatal(err)
+	}
+	return b[0].Offset
+}
