@@ -385,8 +385,10 @@ func TestWarnings(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(result.Warnings)
-	want := `[layer-metadata-entry, first ".wh..wh.aufs" xattr-dropped security.selinux (2 times), first "a" ` +
-		`xattr-dropped system.posix_acl_access, first "b" xattr-dropped user.overlay.opaque, first "b"]`
+	want := `[an entry that AUFS left in a layer was ignored (of ".wh..wh.aufs") ` +
+		`the extended attribute security.selinux was left out (2 times, first of "a") ` +
+		`the extended attribute system.posix_acl_access was left out (of "b") ` +
+		`the extended attribute user.overlay.opaque was left out (of "b")]`
 	if got != want {
 		t.Errorf("warnings\n%s, want\n%s", got, want)
 	}

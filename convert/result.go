@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,19 +116,46 @@ const (
 	WarnSocket = WarningCode(layer.NoteSocket)
 )
 
-// String describes the warning in a line.
+// String describes the warning in a sentence, without control characters.
 func (w Warning) String() string {
-	s := string(w.Code)
-	if w.Detail != "" {
-		s += " " + w.Detail
+	s := w.text()
+	switch {
+	case w.Example == "":
+		return s + times(w.Count)
+	case w.Count > 1:
+		return s + fmt.Sprintf(" (%d times, first of %q)", w.Count, w.Example)
 	}
-	if w.Count > 1 {
-		s += fmt.Sprintf(" (%d times)", w.Count)
+	return s + fmt.Sprintf(" (of %q)", w.Example)
+}
+
+func times(n int) string {
+	if n < 2 {
+		return ""
 	}
-	if w.Example != "" {
-		s += fmt.Sprintf(", first %q", w.Example)
+	return fmt.Sprintf(" (%d times)", n)
+}
+
+func (w Warning) text() string {
+	detail := strings.Trim(strconv.Quote(w.Detail), `"`)
+	switch w.Code {
+	case WarnXattr:
+		return "the extended attribute " + detail + " was left out"
+	case WarnMediaType:
+		return "a layer is not compressed as its media type says: " + detail
+	case WarnLayerMetadata:
+		return "an entry that AUFS left in a layer was ignored"
+	case WarnArch:
+		return "the " + detail
+	case WarnRestore:
+		return "not restored, for lack of privileges: " + detail
+	case WarnEstargz:
+		return "the layer is gzip, not eStargz: " + detail
+	case WarnLeft:
+		return "what was replaced could not be removed"
+	case WarnSocket:
+		return "a socket was left out"
 	}
-	return s
+	return strings.TrimSpace(string(w.Code) + " " + detail)
 }
 
 // maxWarnings bounds how many kinds of warnings a hostile image can make us remember.

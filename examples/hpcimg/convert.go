@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -89,8 +91,12 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 		return err
 	}
 	opts.Reuse = f.reuse
+	named := slices.Clone(f.reuse)
 	if info, err := os.Lstat(dest); err == nil && info.Mode().IsRegular() {
 		opts.Reuse = append(opts.Reuse, dest)
+	}
+	if !f.quiet {
+		opts.Logger = slog.New(&warnings{w: cmd.ErrOrStderr(), named: named})
 	}
 	if f.forecast {
 		return f.printForecast(cmd, input, dest, opts)

@@ -19,8 +19,9 @@
 //
 // A reference names its transport: docker://HOST/REPO[:TAG|@DIGEST],
 // oci:DIR[:TAG|@DIGEST], oci-archive:FILE[:TAG], docker-archive:FILE[:REF],
-// dir:PATH, tar:FILE, squashfs:FILE, sif:FILE. A bare path goes by its content,
-// a bare destination by its extension (.sif .sqfs .sqsh .squashfs).
+// dir:PATH, tar:FILE, squashfs:FILE, sif:FILE, oci-sif:FILE. A bare path goes by
+// its content, a bare destination by its extension (.sif .oci.sif .sqfs .sqsh
+// .squashfs .tar).
 //
 // # Environment
 //
@@ -34,6 +35,9 @@
 //
 // exec and run end with the status of the contained program; 125 says that the
 // container could not be set up, 126 that the program is not executable, 127
-// that it is not in the image. Wrong usage is 2, any other failure 1. A failed
-// command leaves no file behind and does not touch an existing one.
+// that it is not in the image. Wrong usage is 2, and is found before any work
+// begins; any other failure is 1. A command that an interrupt, SIGTERM or SIGHUP
+// stops ends with 128 and the number of the signal: 130, 143, 129. A failed or
+// stopped command leaves no file behind and does not touch an existing one; a
+// second signal kills it at once.
 package main

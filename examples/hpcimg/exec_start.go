@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -52,7 +55,7 @@ func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
 
 	process, err := plan.Start(ctx, &hpcrun.StartOptions{Stdin: asFile(std.in), Stdout: asFile(std.out), Stderr: asFile(std.err)})
 	if err != nil {
-		return &exitError{code: hpcrun.ExitCode(err), err: err}
+		return &exitError{code: hpcrun.ExitCode(err), err: programError(spec, err)}
 	}
 	go process.Forward(signals)
 	state, err := process.Wait()
@@ -63,6 +66,23 @@ func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
 		return &exitError{code: code}
 	}
 	return nil
+}
+
+// programError names the program that could not be executed as the caller has
+// named it, and not the last of the places where it was looked for.
+func programError(spec *hpcrun.Spec, err error) error {
+	setup, ok := errors.AsType[*hpcrun.SetupError](err)
+	if !ok || !setup.Exec {
+		return err
+	}
+	name := spec.Args[0]
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(name, "/") {
+		return fmt.Errorf("%s: no such program in the image", name)
+	}
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err
+	}
+	return fmt.Errorf("%s: %w", name, err)
 }
 
 // exitStatus is what a shell makes of the end of a process.

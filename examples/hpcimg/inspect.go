@@ -69,15 +69,16 @@ func (f *flags) inspectLocal(cmd *cobra.Command, ref string, v inspectView) erro
 		return printJSON(out, meta)
 	}
 	a := &meta.Data.Attributes
+	text := f.textFor(out)
 	if v.deffile {
-		fmt.Fprintln(out, strings.TrimSuffix(a.Deffile, "\n"))
+		fmt.Fprintln(out, text(a.Deffile))
 	}
 	if v.runscript {
-		fmt.Fprintln(out, strings.TrimSuffix(a.Runscript, "\n"))
+		fmt.Fprintln(out, text(a.Runscript))
 	}
 	if v.environment {
 		for _, name := range slices.Sorted(maps.Keys(a.Environment)) {
-			fmt.Fprintf(out, "=== %s ===\n%s\n", name, strings.TrimSuffix(a.Environment[name], "\n"))
+			fmt.Fprintf(out, "=== %s ===\n%s\n", printable(name), text(a.Environment[name]))
 		}
 	}
 	if v.oci {
@@ -92,6 +93,19 @@ func (f *flags) inspectLocal(cmd *cobra.Command, ref string, v inspectView) erro
 		printLabels(out, a.Labels)
 	}
 	return nil
+}
+
+// textFor returns what makes a script or a definition file fit to be written to
+// out: on a terminal nothing in it may steer that, elsewhere it stays what it is.
+func (f *flags) textFor(out io.Writer) func(string) string {
+	terminal := f.isTerminal(out)
+	return func(s string) string {
+		s = strings.TrimSuffix(s, "\n")
+		if terminal {
+			s = printableText(s)
+		}
+		return s
+	}
 }
 
 // metadata returns what a SIF says of itself in its own object or, for an image
@@ -172,7 +186,7 @@ func (f *flags) inspectLayers(cmd *cobra.Command, ref string, v inspectView) err
 	}
 	if v.environment {
 		for _, e := range config.Config.Env {
-			fmt.Fprintln(out, e)
+			fmt.Fprintln(out, printable(e))
 		}
 	}
 	if v.oci {
@@ -182,7 +196,7 @@ func (f *flags) inspectLayers(cmd *cobra.Command, ref string, v inspectView) err
 	}
 	if v.layers {
 		for _, layer := range img.Layers() {
-			fmt.Fprintf(out, "%s %10s %s\n", layer.Descriptor.Digest, byteCount(layer.Descriptor.Size), layer.Descriptor.MediaType)
+			fmt.Fprintf(out, "%s %10s %s\n", layer.Descriptor.Digest, byteCount(layer.Descriptor.Size), printable(layer.Descriptor.MediaType))
 		}
 	}
 	if v.labels {
@@ -225,7 +239,7 @@ func newRemoteImage(img *image.Image) remoteImage {
 
 func printLabels(out io.Writer, labels map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		fmt.Fprintf(out, "%s: %s\n", name, labels[name])
+		fmt.Fprintf(out, "%s: %s\n", printable(name), printable(labels[name]))
 	}
 }
 

@@ -59,6 +59,9 @@ func newPush(f *flags) *cobra.Command {
 
 // pushInput opens what is to be pushed, or makes an image of it.
 func (f *flags) pushInput(cmd *cobra.Command, src string) (*image.Image, io.Closer, error) {
+	if _, err := f.compressor(); err != nil {
+		return nil, nil, err
+	}
 	if _, err := image.ParseReference(src); err == nil && !cmd.Flags().Changed("layers") {
 		opts, err := f.imageOptions()
 		if err != nil {

@@ -10,9 +10,11 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"hpcimg/convert"
 	"hpcimg/squashfs"
 )
 
@@ -76,7 +78,12 @@ func run(ctx context.Context, args []string, std stdio) int {
 	if err == nil {
 		return exitOK
 	}
-	if exit, ok := errors.AsType[*exitError](err); ok {
+	exit, ok := errors.AsType[*exitError](err)
+	if stopped, sent := errors.AsType[*signalError](context.Cause(ctx)); sent && (!ok || exit.err != nil) {
+		printError(std.err, stopped)
+		return stopped.status()
+	}
+	if ok {
 		if exit.err != nil {
 			printError(std.err, exit.err)
 		}
@@ -97,17 +104,36 @@ func printError(w io.Writer, err error) {
 
 // printable replaces what would steer a terminal: names of files come from
 // images that anybody may have made.
-func printable(s string) string {
-	if strings.IndexFunc(s, unicode.IsControl) < 0 {
+func printable(s string) string { return escape(s, steers) }
+
+// printableText is printable for text of several lines.
+func printableText(s string) string {
+	return escape(s, func(r rune) bool { return r != '\n' && r != '\t' && steers(r) })
+}
+
+// steers reports whether a terminal does something else with r than to show it.
+func steers(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// escape replaces the characters that bad reports, and bytes that are no UTF-8:
+// to some terminals those are control characters.
+func escape(s string, bad func(rune) bool) string {
+	if utf8.ValidString(s) && strings.IndexFunc(s, bad) < 0 {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsControl(r) {
-			fmt.Fprintf(&b, "\\x%02x", r)
-		} else {
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, "\\x%02x", s[0])
+		case !bad(r):
 			b.WriteRune(r)
+		case r > unicode.MaxLatin1:
+			fmt.Fprintf(&b, "\\u%04x", r)
+		default:
+			fmt.Fprintf(&b, "\\x%02x", r)
 		}
+		s = s[size:]
 	}
 	return b.String()
 }
@@ -216,14 +242,42 @@ func (f *flags) addJSON(c *cobra.Command) {
 	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
 }
 
-// compressor returns the compression that --compression names.
+// maxWorkers is more than any machine has use for.
+const maxWorkers = 1024
+
+// levels is the highest level of each compressor that images are written with;
+// the lowest is 1, and 0 the default.
+var levels = map[squashfs.Compression]int{
+	squashfs.CompressionGzip: 9, squashfs.CompressionZstd: 22, squashfs.CompressionLZ4: 9, squashfs.CompressionNone: 0,
+}
+
+// compressor returns the compression that --compression names, once the numbers
+// that go with it are known to be in their ranges.
 func (f *flags) compressor() (squashfs.Compression, error) {
 	c, err := squashfs.ParseCompression(f.compression)
-	if err != nil {
-		return 0, usagef("--compression: %w", err)
+	most, writable := levels[c]
+	with := f.compression
+	if f.layers == string(convert.LayersEstargz) {
+		most, with = levels[squashfs.CompressionGzip], f.layers
+	}
+	switch {
+	case err != nil || !writable:
+		return 0, usagef("--compression: %q is not gzip, zstd, lz4 or none", f.compression)
+	case f.level < 0 || f.level > most:
+		return 0, usagef("--level: %d is not between 0 and %d, as %s has it", f.level, most, with)
+	case f.workers < 0 || f.workers > maxWorkers:
+		return 0, usagef("--workers: %d is not between 0 and %d", f.workers, maxWorkers)
+	case f.blockSize != 0 && (f.blockSize < minBlock || f.blockSize > maxBlock || f.blockSize&(f.blockSize-1) != 0):
+		return 0, usagef("--block-size: %d is not a power of two from %d to %d", f.blockSize, minBlock, maxBlock)
 	}
 	return c, nil
 }
+
+// What squashfs allows.
+const (
+	minBlock = 4 << 10
+	maxBlock = 1 << 20
+)
 
 // epoch returns the time of SOURCE_DATE_EPOCH, or the zero time if it is unset.
 func (f *flags) epoch() (time.Time, error) {
