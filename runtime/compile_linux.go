@@ -27,6 +27,10 @@ type compiler struct {
 	// homeGiven: the specification names the home directory, which therefore has to exist.
 	homeGiven bool
 	cwd       string
+	// upper and lowers are directories of the overlay; subIDs are the ranges for IdentityRootRange.
+	upper  string
+	lowers []string
+	subIDs [2][]idRange
 }
 
 func compile(ctx context.Context, spec *Spec) (*Plan, error) {
@@ -45,7 +49,11 @@ func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
 	if err := c.openImage(); err != nil {
 		return nil, err
 	}
-	defer c.image.Close()
+	defer func() { c.image.Close() }()
+	if err := c.openOverlay(); err != nil {
+		return nil, err
+	}
+	c.identity()
 	c.root = c.layout.add(&layer{at: "/", tree: c.image, fd: "skeleton"})
 	for _, step := range []func() error{c.system, c.userDirs, c.binds, c.libraries, c.workDir} {
 		if err := step(); err != nil {

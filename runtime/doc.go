@@ -25,7 +25,8 @@
 //	extract     a squashfs image is unpacked, into memory of the mount namespace, or into a temporary directory
 //
 // BackendAuto takes the first that works for the image and the user. The root directory is read-only, nosuid and nodev.
-// Mount points that an image lacks are made in an overlay in front of it; the image is never written to.
+// Mount points that an image lacks are made in an overlay in front of it; the image is never written to. Overlay makes the
+// root directory writable, in memory or in a directory, or lays directories over the image.
 //
 // # What the image sees of the host
 //
@@ -36,7 +37,7 @@
 // # Privileges
 //
 // Ordinary users need user namespaces; mount.Probe says whether they have them. Inside, a user keeps the user ID that
-// they have, without any capability, or is root of a namespace in which nobody else exists (IdentityRoot). Root needs no
+// they have, without any capability, or is root of a namespace in which nobody else exists (IdentityRoot), or only subordinate users (IdentityRootRange). Root needs no
 // user namespace and keeps its capabilities. No command gains privileges by set-id programs (no_new_privs).
 //
 // # What is left behind

@@ -41,8 +41,21 @@ func (p *Plan) unpack(ctx context.Context, root *os.Root) error {
 	return p.unchanged()
 }
 
-// serve waits for the descriptor of the child's tmpfs, fills it, and lets the child go on.
-func (p *Plan) serve(ctx context.Context, socket *os.File) error {
+// serve does for the child what it cannot do itself, in the order in which it asks.
+func (p *Plan) serve(ctx context.Context, pid int, socket *os.File) error {
+	if p.idMaps[users] != nil {
+		if err := p.applyMaps(ctx, pid, socket); err != nil {
+			return err
+		}
+	}
+	if p.backend == BackendExtract && p.extractDir == "" {
+		return p.fill(ctx, socket)
+	}
+	return nil
+}
+
+// fill waits for the descriptor of the child's tmpfs, fills it, and lets the child go on.
+func (p *Plan) fill(ctx context.Context, socket *os.File) error {
 	dir, err := receive(ctx, socket)
 	if err != nil {
 		return err
@@ -65,6 +78,29 @@ func (p *Plan) serve(ctx context.Context, socket *os.File) error {
 var errNoDescriptor = errors.New("the child sent no descriptor")
 
 func receive(ctx context.Context, socket *os.File) (*os.File, error) {
+	rights, err := message(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) != 1 {
+		return nil, errNoDescriptor
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errNoDescriptor
+	}
+	return os.NewFile(uintptr(fds[0]), "image"), nil
+}
+
+// await waits for a byte without a descriptor.
+func await(ctx context.Context, socket *os.File) error {
+	_, err := message(ctx, socket)
+	return err
+}
+
+// message takes one byte from a socket, and what comes with it.
+func message(ctx context.Context, socket *os.File) (control []byte, err error) {
 	conn, err := socket.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -79,21 +115,13 @@ func receive(ctx context.Context, socket *os.File) (*os.File, error) {
 		n, oobn, _, _, recvErr = unix.Recvmsg(int(fd), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
 		return !errors.Is(recvErr, unix.EAGAIN) && !errors.Is(recvErr, unix.EINTR)
 	})
-	if ctx.Err() != nil {
+	switch err = errors.Join(err, recvErr); {
+	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	}
-	if err = errors.Join(err, recvErr); err != nil {
-		return nil, err
-	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || n != 1 || len(messages) != 1 {
+	case err == nil && n != 1:
 		return nil, errNoDescriptor
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, errNoDescriptor
-	}
-	return os.NewFile(uintptr(fds[0]), "image"), nil
+	return oob[:oobn], err
 }
 
 // unpackOnDisk extracts the image into a directory in a new one, and returns a function that removes both.

@@ -18,7 +18,7 @@ import (
 )
 
 // programs make up the image of the tests, with what they need.
-var programs = []string{"sh", "cat", "env", "false", "id", "ls", "mkdir", "readlink", "rm", "sleep", "stat", "touch", "true"}
+var programs = []string{"sh", "cat", "chown", "env", "false", "id", "ls", "mkdir", "readlink", "rm", "sleep", "stat", "touch", "true"}
 
 // The image as a directory and as a file; made once, for all tests.
 const (
@@ -180,6 +180,15 @@ func mustOutput(t testing.TB, spec hpcrun.Spec) string {
 
 // help is what a test runs to be able to kill it: it starts a command, says so, and waits.
 func help() int {
+	if os.Getenv(helpVar) == "fakeroot" {
+		spec := fakeroot(os.Args[1])
+		out, err := hpcrun.NewCmd(&spec).CombinedOutput(context.Background())
+		os.Stdout.Write(out)
+		if err != nil {
+			fmt.Println(err)
+		}
+		return hpcrun.ExitCode(err)
+	}
 	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1], Backend: hpcrun.Backend(os.Args[2])}, Args: []string{"sleep", "1000"}}
 	plan, err := hpcrun.Compile(context.Background(), &spec)
 	if err != nil {

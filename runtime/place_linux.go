@@ -234,7 +234,7 @@ func (c *compiler) etc() []*item {
 		items = append(items, &item{source: real, target: name})
 	}
 	gids := c.host.groups
-	if c.spec.Identity == IdentityRoot {
+	if c.spec.Identity != IdentitySame {
 		gids = []int{0}
 	}
 	for _, f := range []struct {
@@ -278,7 +278,7 @@ func (c *compiler) userLine() User {
 		c.spec.Home.Target = c.spec.Home.Source
 	}
 	u.Home = c.spec.Home.Target
-	if c.spec.Identity == IdentityRoot {
+	if c.spec.Identity != IdentitySame {
 		u.Name, u.UID, u.GID = "root", 0, 0
 	}
 	for _, field := range []*string{&u.Name, &u.Home, &u.Shell} {

@@ -23,6 +23,7 @@ type Plan struct {
 	extractDir   string
 	tmpfsSize    int64
 	tmpfsInodes  int64
+	idMaps       [2][]string // arguments of the tools that map users and groups
 	notes        []string
 	env          []string
 }

@@ -53,6 +53,8 @@ func TestPlans(t *testing.T) {
 		{"user-binds", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Identity: hpcrun.IdentityRoot}, ordinary},
 		{"old-kernel", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds[1:]}, hpcrun.Facts{UID: 1000, GID: 1000, OldKernel: true}},
 		{"disk", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs, ExtractDir: dir}, Args: []string{"/bin/true"}, Omit: none}, ordinary},
+		{"writable", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Overlay: hpcrun.Overlay{Tmpfs: true, TmpfsSize: 1 << 20}}, ordinary},
+		{"overlays", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Overlay: hpcrun.Overlay{Dir: dir + "/host", Layers: []string{dir + "/host/lib"}}}, hpcrun.Facts{Admin: true}},
 		{"contained", hpcrun.Spec{
 			Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, User: user, Contain: hpcrun.ContainAll,
 			Omit: hpcrun.Omit{Etc: true, Sys: true}, Home: hpcrun.Home{Target: "/home/ada"}, Namespaces: hpcrun.Namespaces{Hostname: "node", Net: true},

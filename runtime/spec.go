@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -29,6 +31,8 @@ type Spec struct {
 	User *User
 	// Identity says who the command runs as.
 	Identity Identity
+	// Overlay makes the root directory writable, or lays directories over it. The image is never written to.
+	Overlay Overlay
 	// Contain says how little of the host is visible.
 	Contain Contain
 	// Omit leaves out single mounts.
@@ -82,7 +86,27 @@ const (
 	IdentitySame Identity = ""
 	// IdentityRoot is user 0 of a user namespace to which only the caller is mapped: what apt and the like want to see.
 	IdentityRoot Identity = "root"
+	// IdentityRootRange is IdentityRoot with further users and groups, those that /etc/subuid and /etc/subgid give the
+	// caller: package managers that create users need them. Without those, or as root, it is IdentityRoot.
+	IdentityRootRange Identity = "root-range"
 )
+
+// Overlay is what is laid over the image. An ordinary user needs Linux 5.11 for it.
+type Overlay struct {
+	// Tmpfs makes the root directory writable in memory: changes go with the command.
+	Tmpfs bool
+	// TmpfsSize bounds the changes, in bytes. Zero is the kernel's own bound, half of the memory.
+	TmpfsSize int64
+	// Dir makes the root directory writable and keeps the changes in a directory of the host, in its subdirectories
+	// upper and work, which are made if they are missing. Only one command at a time can use it.
+	Dir string
+	// Layers are directories of the host laid over the image, the last on top. They are only read.
+	Layers []string
+}
+
+func (o *Overlay) writable() bool { return o.Tmpfs || o.Dir != "" }
+
+func (o *Overlay) empty() bool { return !o.writable() && len(o.Layers) == 0 }
 
 // Contain is a degree of isolation from the host's files.
 type Contain string
@@ -232,6 +256,12 @@ func (s *Spec) validate() error {
 	case s.Home.Target != "" && !path.IsAbs(s.Home.Target):
 		return invalid("Home.Target", s.Home.Target, "not absolute")
 	}
+	if s.Overlay.Tmpfs && s.Overlay.Dir != "" {
+		return invalid("Overlay.Dir", s.Overlay.Dir, "changes go either there or to memory")
+	}
+	if s.Overlay.TmpfsSize < 0 {
+		return invalid("Overlay.TmpfsSize", strconv.FormatInt(s.Overlay.TmpfsSize, 10), "negative")
+	}
 	for _, b := range s.binds() {
 		if b.Source == "" || !path.IsAbs(b.target()) {
 			return invalid("Binds", b.Source+":"+b.Target, "source and target have to be absolute paths")
@@ -242,7 +272,7 @@ func (s *Spec) validate() error {
 			return invalid("Env", kv, "not NAME=value")
 		}
 	}
-	for _, text := range append(append([]string{s.Image.Path, s.Dir, s.HostDir, s.Home.Source, s.Home.Target, s.Namespaces.Hostname}, s.Args...), s.Env...) {
+	for _, text := range append(append([]string{s.Image.Path, s.Dir, s.HostDir, s.Home.Source, s.Home.Target, s.Namespaces.Hostname, s.Overlay.Dir}, s.Args...), slices.Concat(s.Overlay.Layers, s.Env)...) {
 		if strings.ContainsRune(text, 0) {
 			return invalid("Args, Env and paths", text, "NUL")
 		}

@@ -72,7 +72,7 @@ func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 	}
 	if r.child != nil {
 		r.child.Close() // the copy of the child is the only one now, and closed if it fails
-		if err := p.serve(ctx, r.parent); err != nil && !errors.Is(err, errNoDescriptor) {
+		if err := p.serve(ctx, child.PID, r.parent); err != nil && !errors.Is(err, errNoDescriptor) {
 			child.Close()
 			_ = proc.Kill()
 			_, _ = proc.Wait()
@@ -116,14 +116,17 @@ func (p *Plan) prepare(ctx context.Context, stdio [3]*os.File) (*resources, erro
 	if err := p.unchanged(); err != nil {
 		return r, err
 	}
+	if p.idMaps[users] != nil || p.backend == BackendExtract && p.extractDir == "" {
+		if err := r.socketpair(); err != nil {
+			return r, err
+		}
+	}
 	switch {
 	case p.backend == BackendKernel:
 		if r.loop, err = mount.Loop(ctx, p.file, &mount.Options{Offset: p.offset, Size: p.size}); err == nil {
 			r.files["loop"] = r.loop.File()
 		}
-	case p.backend == BackendExtract && p.extractDir == "":
-		err = r.socketpair()
-	case p.backend == BackendExtract:
+	case p.backend == BackendExtract && p.extractDir != "":
 		var dir string
 		if dir, r.remove, err = p.unpackOnDisk(ctx); err == nil {
 			r.calls = slices.Clone(p.calls)

@@ -91,15 +91,11 @@ func (e *emitter) namespaces() {
 		e.add(fork.Unshare(flags))
 		return
 	}
-	uid, gid := e.host.uid, e.host.gid
-	if e.spec.Identity == IdentityRoot {
-		uid, gid = 0, 0
-	}
 	// The user namespace comes first, and owns the others: with its map they can be used.
 	if flags&unix.CLONE_NEWUSER != 0 {
 		e.add(fork.Unshare(flags))
 	}
-	e.add(fork.SingleMapping(uid, gid, e.host.uid, e.host.gid)...)
+	e.mapIDs()
 	if flags&unix.CLONE_NEWUSER == 0 {
 		e.add(fork.Unshare(flags))
 	}
@@ -114,6 +110,7 @@ func (e *emitter) sources() {
 		e.plan.extracted = len(e.calls)
 		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern+"/"+extractRoot, true, "image"))
 	}
+	e.overlaySources()
 	for _, it := range e.items {
 		if it.kind == itemBind {
 			e.add(fork.OpenTree(it.source, it.dir, it.fd))
@@ -129,9 +126,8 @@ func (e *emitter) sources() {
 // of the two, so that nothing of it is changed or hidden.
 func (e *emitter) rootDir() {
 	root, base := e.stage+"/root", e.stage+"/root"
-	extract := e.plan.backend == BackendExtract
-	inMemory := extract && e.plan.extractDir == ""
-	overlay := len(e.root.order) > 0 && !inMemory
+	inMemory := e.inMemory()
+	overlay := len(e.root.order) > 0 && !inMemory || !e.spec.Overlay.empty()
 	if overlay {
 		base = e.stage + "/image"
 		e.add(fork.Mkdir(fork.CWD, base, 0o755))
@@ -162,15 +158,16 @@ func (e *emitter) rootDir() {
 		e.add(fork.AttachAt("image", base))
 	}
 	if overlay {
-		e.add(fork.Mkdir(fork.CWD, e.stage+"/skeleton", 0o755), fork.Open(fork.CWD, e.stage+"/skeleton", unix.O_PATH|unix.O_DIRECTORY, 0, "skeleton"))
-		e.skeleton()
-		e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV,
-			fork.At("lowerdir="+base+":"+e.stage+"/skeleton")))
+		e.overlay(base, root)
 	}
 	e.add(fork.Open(fork.CWD, root, unix.O_PATH|unix.O_DIRECTORY, 0, "root"))
 	if !overlay && !inMemory && e.plan.backend != BackendKernel {
 		e.attributes("root", imageFlags, true, e.plan.image)
 	}
+}
+
+func (e *emitter) inMemory() bool {
+	return e.plan.backend == BackendExtract && e.plan.extractDir == ""
 }
 
 // skeleton makes mount points in a directory of ours that is laid beside the image.

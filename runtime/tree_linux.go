@@ -72,6 +72,22 @@ func (h hostTree) lookup(rel string) (nodeKind, string, error) {
 type dirImage struct {
 	hostTree
 	dir *os.File
+	// layer: it lies over others, and hides files of theirs by devices 0:0.
+	layer bool
+}
+
+func (d *dirImage) lookup(rel string) (nodeKind, string, error) {
+	kind, link, err := d.hostTree.lookup(rel)
+	if kind == nodeFile && d.whiteout(rel) {
+		kind = nodeNone
+	}
+	return kind, link, err
+}
+
+// whiteout says whether rel is a file by which an overlay hides those below it.
+func (d *dirImage) whiteout(rel string) bool {
+	var st unix.Stat_t
+	return d.layer && unix.Fstatat(int(d.dir.Fd()), rel, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
 func (d *dirImage) Close() error { return d.dir.Close() }

@@ -29,6 +29,9 @@ type execFlags struct {
 	mpi        bool
 	fakeroot   bool
 	extractDir string
+	backend    string
+	writable   bool
+	overlays   []string
 	dryRun     bool
 }
 
@@ -99,6 +102,9 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
+	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, extract or directory")
+	fl.BoolVar(&e.writable, "writable-tmpfs", false, "make the image writable in memory: changes go with the command")
+	fl.StringArrayVar(&e.overlays, "overlay", nil, "keep changes to the image in a directory: DIR; or lay one over it: DIR:ro (may be repeated)")
 	fl.BoolVar(&e.dryRun, "dry-run", false, "print the system calls instead of making them")
 }
 
@@ -130,7 +136,13 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 		spec.Contain = hpcrun.ContainFiles
 	}
 	if e.fakeroot {
-		spec.Identity = hpcrun.IdentityRoot
+		spec.Identity = hpcrun.IdentityRootRange
+	}
+	if spec.Overlay, err = e.overlay(); err != nil {
+		return nil, err
+	}
+	if spec.Image.Backend, err = e.backendOf(); err != nil {
+		return nil, err
 	}
 	if spec.HostDir, err = os.Getwd(); err != nil {
 		spec.HostDir = ""
@@ -146,6 +158,39 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 	}
 	spec.Env, err = f.environment(e, l, path, spec)
 	return spec, err
+}
+
+// overlay is what --overlay and --writable-tmpfs ask for.
+func (e *execFlags) overlay() (hpcrun.Overlay, error) {
+	o := hpcrun.Overlay{Tmpfs: e.writable}
+	for _, flag := range e.overlays {
+		dir, mode, _ := strings.Cut(flag, ":")
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return o, err
+		}
+		switch {
+		case dir == "" || mode != "" && mode != "ro" && mode != "rw":
+			return o, usagef("--overlay %s: not DIR or DIR:ro", flag)
+		case mode == "ro":
+			o.Layers = append(o.Layers, abs)
+		case o.Dir != "" || o.Tmpfs:
+			return o, usagef("--overlay %s: changes already go to another place", flag)
+		default:
+			o.Dir = abs
+		}
+	}
+	return o, nil
+}
+
+func (e *execFlags) backendOf() (hpcrun.Backend, error) {
+	switch b := hpcrun.Backend(e.backend); b {
+	case "auto":
+		return hpcrun.BackendAuto, nil
+	case hpcrun.BackendKernel, hpcrun.BackendExtract, hpcrun.BackendDirectory:
+		return b, nil
+	}
+	return "", usagef("--backend %s: not one of auto, kernel, extract and directory", e.backend)
 }
 
 func parseBinds(flags []string) ([]hpcrun.Bind, error) {

@@ -1,0 +1,170 @@
+package runtime
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/internal/fork"
+)
+
+// Names in the directory of a persistent overlay.
+const (
+	upperName = "upper"
+	workName  = "work"
+)
+
+// stack is an image with directories laid over it, the first on top. It serves planning: what is opaque is not looked at, so
+// that a file may be found which is hidden, and the mount on it fails.
+type stack []image
+
+func (s stack) lookup(rel string) (nodeKind, string, error) {
+	_, kind, link, err := s.find(rel)
+	return kind, link, err
+}
+
+func (s stack) find(rel string) (image, nodeKind, string, error) {
+	for _, layer := range s {
+		kind, link, err := layer.lookup(rel)
+		if err != nil || kind != nodeNone {
+			return layer, kind, link, err
+		}
+		if d, ok := layer.(*dirImage); ok && d.whiteout(rel) {
+			break
+		}
+	}
+	return nil, nodeNone, "", nil
+}
+
+func (s stack) readFile(rel string, limit int64) ([]byte, error) {
+	layer, _, _, err := s.find(rel)
+	if err != nil {
+		return nil, err
+	}
+	if layer == nil {
+		return nil, &fs.PathError{Op: "open", Path: rel, Err: fs.ErrNotExist}
+	}
+	return layer.readFile(rel, limit)
+}
+
+func (s stack) Close() error {
+	for _, layer := range s {
+		layer.Close()
+	}
+	return nil
+}
+
+// openOverlay lays the directories of the overlay over the image.
+func (c *compiler) openOverlay() error {
+	o := &c.spec.Overlay
+	if o.empty() {
+		return nil
+	}
+	layers := stack{c.image}
+	for _, dir := range o.Layers {
+		real, layer, err := openLayer(dir, "")
+		if err != nil {
+			return fmt.Errorf("overlay: %w", err)
+		}
+		layers = append(stack{layer}, layers...)
+		c.lowers = append(c.lowers, real)
+	}
+	if o.Dir != "" {
+		real, dir, err := openLayer(o.Dir, "")
+		if err != nil {
+			layers.Close()
+			return fmt.Errorf("overlay: %w", err)
+		}
+		dir.Close()
+		c.upper = real
+		if _, layer, err := openLayer(real, upperName); err == nil {
+			layers = append(stack{layer}, layers...)
+		}
+	}
+	c.image = layers
+	return nil
+}
+
+func openLayer(dir, name string) (real string, layer *dirImage, err error) {
+	if real, err = filepath.Abs(dir); err == nil {
+		real, err = filepath.EvalSymlinks(real)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	real = filepath.Join(real, name)
+	fd, err := unix.Open(real, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, &fs.PathError{Op: "open", Path: real, Err: err}
+	}
+	return real, &dirImage{hostTree: hostTree(real), dir: os.NewFile(uintptr(fd), real), layer: true}, nil
+}
+
+// overlaySources clones the directories of the overlay, before anything covers them.
+func (e *emitter) overlaySources() {
+	for i, dir := range e.lowers {
+		e.add(fork.OpenTree(dir, false, lowerFD(i)))
+		if e.host.setAttr {
+			e.attributes(lowerFD(i), imageFlags, false, dir)
+		}
+	}
+	if e.upper != "" {
+		e.add(fork.OpenTree(e.upper, false, "over"))
+	}
+}
+
+func lowerFD(i int) fork.FD { return fork.FD(fmt.Sprintf("layer%d", i)) }
+
+// overlay mounts base, with the skeleton below it and the layers of the specification above it, at root.
+func (e *emitter) overlay(base, root string) {
+	lower := base
+	if len(e.root.order) > 0 && !e.inMemory() {
+		e.add(
+			fork.Mkdir(fork.CWD, e.stage+"/skeleton", 0o755),
+			fork.Open(fork.CWD, e.stage+"/skeleton", unix.O_PATH|unix.O_DIRECTORY, 0, "skeleton"),
+		)
+		e.skeleton()
+		lower += ":" + e.stage + "/skeleton"
+	}
+	for i := range e.lowers {
+		dir := fmt.Sprintf("%s/layer%d", e.stage, i)
+		e.add(fork.Mkdir(fork.CWD, dir, 0o755), fork.AttachAt(lowerFD(i), dir))
+		lower = dir + ":" + lower
+	}
+	if lower == base && !e.spec.Overlay.writable() { // an overlay of one layer is refused: an empty one goes below
+		e.add(fork.Mkdir(fork.CWD, e.stage+"/nothing", 0o755))
+		lower += ":" + e.stage + "/nothing"
+	}
+	o := &e.spec.Overlay
+	if !o.writable() {
+		e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, fork.At("lowerdir="+lower)).About("overlay"))
+		return
+	}
+	over := e.stage + "/over"
+	e.add(fork.Mkdir(fork.CWD, over, 0o755))
+	if o.Tmpfs {
+		options := "mode=0755"
+		if o.TmpfsSize > 0 {
+			options += fmt.Sprintf(",size=%d", o.TmpfsSize)
+		}
+		e.add(fork.Mount(fork.At(""), fork.At(over), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fork.At(options)))
+		e.add(fork.Open(fork.CWD, over, unix.O_PATH|unix.O_DIRECTORY, 0, "over"))
+	} else {
+		e.add(fork.AttachAt("over", over))
+	}
+	const flags = unix.O_PATH | unix.O_DIRECTORY
+	e.add(
+		fork.Mkdir("over", upperName, 0o755).Lax(), fork.Mkdir("over", workName, 0o755).Lax(),
+		fork.OpenBeneath("over", upperName, flags, 0, "upper"), fork.OpenBeneath("over", workName, flags, 0, "work"),
+	)
+	data := []fork.Path{
+		fork.At("lowerdir=" + lower + ",upperdir="), fork.Through("upper"), fork.At(",workdir="), fork.Through("work"),
+	}
+	if e.userNS() {
+		data = append(data, fork.At(",userxattr")) // trusted attributes are for root
+	}
+	e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_NOSUID|unix.MS_NODEV, data...).About("overlay"))
+}
