@@ -3,6 +3,7 @@ module hpcimg
 go 1.26.6
 
 require (
+	github.com/BurntSushi/toml v1.6.0
 	github.com/CalebQ42/squashfs v1.4.1
 	github.com/ProtonMail/go-crypto v1.5.2
 	github.com/containerd/stargz-snapshotter/estargz v0.19.1

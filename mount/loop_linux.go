@@ -24,6 +24,11 @@ func Loop(ctx context.Context, f *os.File, o *Options) (*LoopDevice, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o != nil && o.Admit != nil {
+		if err := o.Admit(ctx, f, offset, size); err != nil {
+			return nil, err
+		}
+	}
 	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err

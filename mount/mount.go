@@ -13,6 +13,9 @@ type Options struct {
 	Offset int64
 	// Size is the size of the image; 0 means the rest of the file.
 	Size int64
+	// Admit is asked before the kernel gets anything of the image, with the file and the part of it that are to be mounted. An error ends the
+	// mount. Nil admits everything.
+	Admit func(ctx context.Context, f *os.File, offset, size int64) error
 }
 
 // Error says that no backend could mount an image.

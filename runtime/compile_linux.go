@@ -99,7 +99,7 @@ func (c *compiler) openImage() error {
 		f.Close()
 		return err
 	}
-	c.plan.image, c.plan.identity = name, identityOf(info)
+	c.plan.image, c.plan.identity, c.plan.admit = name, identityOf(info), img.Admit
 	if info.IsDir() {
 		c.image = &dirImage{hostTree: hostTree(name), dir: f}
 		c.plan.backend = BackendDirectory

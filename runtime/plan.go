@@ -21,6 +21,7 @@ type Plan struct {
 	offset, size int64
 	backend      Backend
 	extractDir   string
+	admit        func(ctx context.Context, f *os.File, offset, size int64) error
 	tmpfsSize    int64
 	tmpfsInodes  int64
 	idMaps       [2][]string // arguments of the tools that map users and groups

@@ -1,9 +1,11 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -62,6 +64,9 @@ type Image struct {
 	// ExtractDir is a directory in which BackendExtract makes a temporary one. Empty means memory: then the copy
 	// vanishes with the process, whatever ends it.
 	ExtractDir string
+	// Admit is asked by each start, before the kernel or the command gets anything of the image, with the open file that is then mounted, and with
+	// the part of it. An error ends the start. Nil admits everything. A directory has neither offset nor size.
+	Admit func(ctx context.Context, f *os.File, offset, size int64) error
 }
 
 // Backend is a way to reach the contents of an image.

@@ -63,6 +63,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 		Args: cobra.MinimumNArgs(minArgs),
 	}
 	e.add(c)
+	f.addPolicy(c)
 	c.Flags().SetInterspersed(false)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		l, err := openLocal(args[0])
@@ -76,6 +77,9 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 		}
 		spec, err := f.spec(e, l, argv)
 		if err != nil {
+			return setupError(err)
+		}
+		if spec.Image.Admit, err = f.admit(l); err != nil {
 			return setupError(err)
 		}
 		if e.dryRun {

@@ -19,6 +19,7 @@ func newMount(f *flags) *cobra.Command {
 			"The mount stays until hpcimg umount DIR, or umount(8).",
 		Args: cobra.ExactArgs(2),
 	}
+	f.addPolicy(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		l, err := openLocal(args[0])
 		if err != nil {
@@ -28,8 +29,12 @@ func newMount(f *flags) *cobra.Command {
 		if l.reader == nil {
 			return fmt.Errorf("%s: a directory: bind it instead", l.path)
 		}
+		admit, err := f.admit(l)
+		if err != nil {
+			return err
+		}
 		// What has been opened and looked at is what is mounted.
-		err = mount.SquashfsFile(cmd.Context(), l.file, args[1], &mount.Options{Offset: l.offset, Size: l.size})
+		err = mount.SquashfsFile(cmd.Context(), l.file, args[1], &mount.Options{Offset: l.offset, Size: l.size, Admit: admit})
 		if errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("%w (an ordinary user can look into the image with hpcimg ls, cat, extract and exec)", err)
 		}

@@ -162,6 +162,7 @@ type flags struct {
 	cacheDir string
 	noCache  bool
 
+	policy       string
 	keysDir      string
 	passphraseFD int
 }

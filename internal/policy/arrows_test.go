@@ -58,6 +58,8 @@ var arrows = map[string]rule{
 		"signatures are over SIF objects and manifests, not over what is in them",
 	},
 
+	"sign/policy": {"sign sif", "BurntSushi/toml", "decides by what sign has found; a file says how"},
+
 	"convert": {
 		"image image/cache sif squashfs convert/internal/layer convert/internal/merge convert/internal/index convert/internal/export convert/internal/estargz internal/atomicfile internal/inflate internal/meter",
 		"opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sync golang.org/x/sys",

@@ -1,0 +1,30 @@
+package runtime
+
+import (
+	"context"
+	"io/fs"
+	"os"
+)
+
+// ask has somebody else decide about the open file that is going to be used.
+func (p *Plan) ask(ctx context.Context) error {
+	if p.admit == nil {
+		return nil
+	}
+	if p.file == nil {
+		dir, err := os.Open(p.image)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		return p.admit(ctx, dir, 0, 0)
+	}
+	if err := p.admit(ctx, p.file, p.offset, p.size); err != nil {
+		return err
+	}
+	info, err := p.file.Stat()
+	if err == nil && !p.identity.is(info) { // somebody has written to it meanwhile
+		err = &fs.PathError{Op: "open", Path: p.image, Err: ErrImageChanged}
+	}
+	return err
+}
