@@ -8,12 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"hpcimg/image"
+	"hpcimg/image/cache"
 )
 
 // fault is one way in which the download of a layer can go wrong.
@@ -468,9 +470,20 @@ func faults() []fault {
 	}
 }
 
-// TestFaults: whatever goes wrong, the layer arrives or there is a typed error, in seconds, little is downloaded twice, no credential
-// gets to another host, and no connection stays behind.
 func TestFaults(t *testing.T) {
+	t.Parallel()
+	testFaults(t, false)
+}
+
+// TestFaultsWithCache wants the same when the layer comes through a cache.
+func TestFaultsWithCache(t *testing.T) {
+	t.Parallel()
+	testFaults(t, true)
+}
+
+// testFaults: whatever goes wrong, the layer arrives or there is a typed error, in seconds, little is downloaded twice, no credential
+// gets to another host, and no connection stays behind.
+func testFaults(t *testing.T, cached bool) {
 	if n := len(faults()); n < 80 {
 		t.Errorf("only %d faults", n)
 	}
@@ -482,6 +495,12 @@ func TestFaults(t *testing.T) {
 				tc.setup(f)
 			}
 			opts, transport := f.options()
+			if cached {
+				opts.Cache = newCache(t)
+			}
+			if cached && tc.name == "chunked, endless" {
+				tc.want = nil // the cache reads no further than the blob goes, and what there is has its digest
+			}
 			opts.Registry.RetryBudget = max(opts.Registry.RetryBudget, tc.budget)
 			opts.Registry.IdleTimeout = cmp.Or(tc.idle, opts.Registry.IdleTimeout)
 			started := time.Now()
@@ -515,6 +534,15 @@ func TestFaults(t *testing.T) {
 			t.Logf("%s, %d requests, %d bytes twice: %v", took.Round(time.Millisecond), f.requests.Load(), max(twice, 0), err)
 		})
 	}
+}
+
+func newCache(t *testing.T) *cache.Cache {
+	t.Helper()
+	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // isTyped reports whether err is one that Open and Layer.Open promise.

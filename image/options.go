@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"hpcimg/image/cache"
 	"hpcimg/internal/distribution"
 )
 
@@ -17,7 +18,10 @@ type Options struct {
 	Platform *Platform       // default, of each half: linux, and the architecture of this program
 	Registry RegistryOptions // for references that lead to a registry
 	Limits   Limits
-	Logger   *slog.Logger // default: silent
+	// Cache keeps the blobs of registries: what is in it is not fetched, what breaks off is continued by the next process, and of
+	// many that want one blob, on this node or on others that share the directory, one fetches it and the rest read along. Default: none.
+	Cache  *cache.Cache
+	Logger *slog.Logger // default: silent
 }
 
 // RegistryOptions says how registries are talked to. The zero value of every field is its default.

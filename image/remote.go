@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
+	"hpcimg/image/cache"
 	"hpcimg/internal/distribution"
 )
 
@@ -30,7 +32,7 @@ func loadRemote(ctx context.Context, repo *distribution.Repository, ref Referenc
 	if err != nil {
 		return nil, transportError(err)
 	}
-	source := &remoteSource{repo: repo}
+	source := &remoteSource{repo: repo, cache: o.Cache}
 	// One request less: the document has just been read and hashed.
 	with := &overlaySource{Source: source, digest: root.Digest, raw: raw}
 	img, err := load(ctx, root, with, o)
@@ -84,7 +86,8 @@ func rootType(contentType string) string {
 
 // remoteSource reads from one repository.
 type remoteSource struct {
-	repo *distribution.Repository
+	repo  *distribution.Repository
+	cache *cache.Cache // or nil
 }
 
 // maxRemoteManifest bounds manifests that nobody else has bounded: those that a caller opens as a blob.
@@ -92,7 +95,7 @@ const maxRemoteManifest = 64 << 20
 
 func (s *remoteSource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
 	if !isManifest(d.MediaType) && !isIndex(d.MediaType) {
-		return s.repo.Blob(ctx, d.Digest, d.Size)
+		return s.openBlob(ctx, d)
 	}
 	if d.Size > maxRemoteManifest {
 		return nil, &LimitError{What: "manifest bytes", Limit: maxRemoteManifest}
@@ -122,4 +125,46 @@ func (s *overlaySource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, 
 		return bytesReader(s.raw), nil
 	}
 	return s.Source.Open(ctx, d)
+}
+
+func (s *remoteSource) openBlob(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
+	if s.cache == nil || !cachable(d.Digest) {
+		return s.repo.Blob(ctx, d.Digest, d.Size)
+	}
+	key := d.Digest.Algorithm().String() + "-" + d.Digest.Encoded()
+	rc, err := s.cache.OpenBlob(ctx, key, d.Size, func(ctx context.Context, off int64) (io.ReadCloser, error) {
+		return s.repo.BlobFrom(ctx, d.Digest, d.Size, off)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &cachedBlob{ReadCloser: rc, want: bare(d)}, nil
+}
+
+// cachable reports whether the cache can check a digest.
+func cachable(d digest.Digest) bool {
+	return d.Algorithm() == digest.SHA256 || d.Algorithm() == digest.SHA512
+}
+
+// cachedBlob is a blob that the cache has verified when it ends.
+type cachedBlob struct {
+	io.ReadCloser
+	want Descriptor
+}
+
+func (b *cachedBlob) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = b.explain(err)
+	}
+	return n, err
+}
+
+func (b *cachedBlob) explain(err error) error {
+	corrupt, ok := errors.AsType[*cache.CorruptError](err)
+	if !ok {
+		return transportError(err)
+	}
+	algorithm, encoded, _ := strings.Cut(corrupt.Got, "-")
+	return &DigestError{Descriptor: b.want, Got: digest.NewDigestFromEncoded(digest.Algorithm(algorithm), encoded), GotSize: b.want.Size}
 }

@@ -19,6 +19,9 @@ func openBlob(ctx context.Context, source Source, d Descriptor) (io.ReadCloser, 
 	if err != nil {
 		return nil, transportError(err)
 	}
+	if _, verified := rc.(*cachedBlob); verified {
+		return rc, nil
+	}
 	return newVerifier(rc, d), nil
 }
 

@@ -52,6 +52,7 @@ func (f *flags) openCache(w io.Writer) (*cache.Cache, error) {
 	if err == nil {
 		var c *cache.Cache
 		if c, err = cache.Open(dir, nil); err == nil {
+			f.blobs = c
 			return c, nil
 		}
 	}

@@ -82,14 +82,14 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 	if err := to.check(f.force); err != nil {
 		return err
 	}
+	if opts.Cache, err = f.openCache(cmd.ErrOrStderr()); err != nil {
+		return err
+	}
 	input, closer, err := f.input(cmd.Context(), cmd.InOrStdin(), src)
 	if err != nil {
 		return err
 	}
 	defer closer.Close()
-	if opts.Cache, err = f.openCache(cmd.ErrOrStderr()); err != nil {
-		return err
-	}
 	opts.Reuse = f.reuse
 	named := slices.Clone(f.reuse)
 	if info, err := os.Lstat(dest); err == nil && info.Mode().IsRegular() {

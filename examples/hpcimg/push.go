@@ -77,14 +77,14 @@ func (f *flags) pushInput(cmd *cobra.Command, src string) (*image.Image, io.Clos
 	if opts.OCI.Layers, err = f.layerForm(); err != nil {
 		return nil, nil, err
 	}
+	if opts.Cache, err = f.openCache(cmd.ErrOrStderr()); err != nil {
+		return nil, nil, err
+	}
 	input, closer, err := f.input(cmd.Context(), cmd.InOrStdin(), src)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer closer.Close()
-	if opts.Cache, err = f.openCache(cmd.ErrOrStderr()); err != nil {
-		return nil, nil, err
-	}
 	img, err := convert.ToImage(cmd.Context(), input, opts)
 	if err != nil {
 		return nil, nil, formError(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hpcimg/convert"
+	"hpcimg/image/cache"
 	"hpcimg/squashfs"
 )
 
@@ -161,6 +162,7 @@ type flags struct {
 
 	cacheDir string
 	noCache  bool
+	blobs    *cache.Cache // through which registries are read, once there is one
 
 	policy       string
 	keysDir      string

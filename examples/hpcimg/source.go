@@ -11,7 +11,7 @@ import (
 // imageOptions are the options of image.Open that the command line and the
 // environment ask for.
 func (f *flags) imageOptions() (*image.Options, error) {
-	o := &image.Options{Registry: f.registryOptions()}
+	o := &image.Options{Registry: f.registryOptions(), Cache: f.blobs}
 	if f.platform != "" {
 		p, err := image.ParsePlatform(f.platform)
 		if err != nil {

@@ -93,7 +93,7 @@ func (c *Cache) scanShard(s *scan, tier string, kind Kind, dir string) {
 		path := filepath.Join(dir, name)
 		key, side := strings.CutSuffix(name, usedSuffix)
 		switch {
-		case strings.HasPrefix(name, tempPrefix):
+		case strings.HasPrefix(name, tempPrefix), isPart(name):
 			s.addLeftover(path, false)
 		case checkKey(kind, key) != nil || shard(tier, kind, key) != dir:
 		case side:
@@ -148,7 +148,8 @@ type CleanResult struct {
 
 // Clean removes entries of the own tier, those used least recently first, until the rest is within both limits.
 // What was used in the last hour stays, unless All is set. Files that dead processes left are removed in any
-// case, once it is certain that they are dead or a day has passed. Whoever has an entry open keeps it.
+// case, once it is certain that they are dead or a day has passed; the beginning of a blob that somebody may go
+// on with after three days, or when there is too much and an hour has passed. Whoever has an entry open keeps it.
 //
 // After an error the result says what was done.
 func (c *Cache) Clean(ctx context.Context, opts *CleanOptions) (*CleanResult, error) {
@@ -194,7 +195,7 @@ func (c *Cache) Clean(ctx context.Context, opts *CleanOptions) (*CleanResult, er
 		result.Kept--
 		result.KeptSize -= e.Size
 	}
-	result.Leftovers = c.removeLeftovers(s.others, now, o)
+	result.Leftovers = c.removeLeftovers(s.others, now, o, result.KeptSize)
 	return result, errors.Join(errs...)
 }
 
@@ -216,14 +217,21 @@ func (c *Cache) usedSince(e Info) bool {
 	return err == nil && info.ModTime().After(e.Used)
 }
 
-func (c *Cache) removeLeftovers(others []leftover, now time.Time, o CleanOptions) int {
+// removeLeftovers removes what nobody will come back for. Size is that of the entries: beginnings of blobs that nobody goes on with
+// are the first to go when there is too much.
+func (c *Cache) removeLeftovers(others []leftover, now time.Time, o CleanOptions, size int64) int {
 	n := 0
+	for _, l := range others {
+		size += l.info.Size()
+	}
 	for _, l := range others {
 		age := now.Sub(l.info.ModTime())
 		var dead bool
 		switch name := filepath.Base(l.path); {
 		case l.side:
 			dead = o.All || age > orphanAge
+		case isPart(name):
+			dead = o.All || age > partAge || age > recentUse && o.MaxSize >= 0 && size > o.MaxSize
 		case strings.HasPrefix(name, tempPrefix):
 			dead = age > leftoverAge || c.deadTemp(name)
 		default:
@@ -236,6 +244,7 @@ func (c *Cache) removeLeftovers(others []leftover, now time.Time, o CleanOptions
 			continue
 		}
 		n++
+		size -= l.info.Size()
 	}
 	return n
 }

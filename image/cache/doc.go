@@ -22,10 +22,17 @@
 //	v1/<kind>/<shard>/<key>        an entry: data, metadata, SHA-256 of each MiB, footer; a blob is bare
 //	v1/<kind>/<shard>/<key>.used   when it was used last, and when this very file was verified
 //	v1/<kind>/<shard>/.part-…      an entry in the making
+//	v1/blob/<shard>/.resume-<key>  a blob on its way, with a checksum of each MiB in .resume-<key>.sums
 //	v1/lease/.lease-…              who is at work, see [Cache.Once]
 //
 // An entry gets its name by link(2) when it is complete. A process that is killed leaves a .part file at most,
 // and [Cache.Clean] removes it once the process is known to be dead, or after a day.
+//
+// # Blobs on their way
+//
+// [Cache.OpenBlob] reads a blob through the cache. What arrives is kept at once, so a download that is killed is
+// continued by the next process, from the last MiB that is complete; checksums find what a crash has not
+// written. Readers who come meanwhile read along. What has not the digest in its key is never an entry.
 //
 // # Trust
 //

@@ -42,6 +42,7 @@ type CorruptError struct {
 	Key    string
 	Tier   string // directory of the cache
 	Offset int64  // where in the data, or -1: nowhere in particular
+	Got    string // key that the contents of a blob should have, from OpenBlob
 	Err    error
 }
 

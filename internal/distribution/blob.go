@@ -26,8 +26,14 @@ var errOdd = errors.New("unexpected answer")
 //
 // The context is for the reading as well. Close may be called while a Read is waiting.
 func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) (io.ReadCloser, error) {
+	return r.BlobFrom(ctx, d, size, 0)
+}
+
+// BlobFrom is Blob from byte off on, which is not beyond the end: for whoever has what stands before it.
+func (r *Repository) BlobFrom(ctx context.Context, d digest.Digest, size, off int64) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(withoutRetries(ctx))
-	b := &blob{repo: r, ctx: ctx, cancel: cancel, digest: d, size: size, patience: newPatience(&r.client.config)}
+	b := &blob{repo: r, ctx: ctx, cancel: cancel, digest: d, size: size, first: off, off: off, patience: newPatience(&r.client.config)}
+	b.patience.mark = off
 	if err := b.open(); err != nil {
 		cancel()
 		return nil, err
@@ -44,7 +50,8 @@ type blob struct {
 	size     int64
 	patience patience
 
-	off       int64  // bytes passed on
+	first     int64  // byte that the caller wanted to begin with
+	off       int64  // where it is now
 	start     int64  // where the present answer began
 	stop      int64  // where it ends by its own account; -1 if it did not say
 	etag      string // strong, of the answer that began the blob
@@ -133,7 +140,7 @@ func (b *blob) open() error {
 // worthwhile reports whether the next request may do better. Once there were bytes of the blob, the registry is known to have it
 // and to give it to us: then nearly everything passes.
 func (b *blob) worthwhile(err *Error) bool {
-	begun := b.off > 0
+	begun := b.off > b.first
 	switch {
 	case b.ctx.Err() != nil:
 		return false
@@ -183,7 +190,7 @@ func (b *blob) Close() error {
 // failure describes err with the place in the blob.
 func (b *blob) failure(err error) *Error {
 	e := b.repo.newError(http.MethodGet, "blob", err)
-	if b.off > 0 && b.ctx.Err() == nil {
+	if b.off > b.first && b.ctx.Err() == nil {
 		of := ""
 		if b.size >= 0 {
 			of = fmt.Sprintf(" of %d", b.size)
