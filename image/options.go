@@ -3,13 +3,13 @@ package image
 import (
 	"cmp"
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime"
 	"time"
 
-	"hpcimg/image/cache"
 	"hpcimg/internal/distribution"
 )
 
@@ -19,9 +19,19 @@ type Options struct {
 	Registry RegistryOptions // for references that lead to a registry
 	Limits   Limits
 	// Cache keeps the blobs of registries: what is in it is not fetched, what breaks off is continued by the next process, and of
-	// many that want one blob, on this node or on others that share the directory, one fetches it and the rest read along. Default: none.
-	Cache  *cache.Cache
+	// many that want one blob, on this node or on others that share the directory, one fetches it and the rest read along. It is
+	// usually a *cache.Cache of package image/cache. Default: none.
+	Cache  BlobCache
 	Logger *slog.Logger // default: silent
+}
+
+// BlobCache keeps blobs. A *cache.Cache of package image/cache is one.
+type BlobCache interface {
+	// OpenBlob opens a blob by its key, the digest with a hyphen in place of the colon, and takes what it does not have from fetch, which
+	// opens the blob at its source from a byte on. The reader must end in io.EOF only if there were size bytes with that
+	// digest: nobody else looks. It fails with the errors of fetch, or, if the digest is another one, with an error that has a method
+	// Mismatch() string, which returns the key of what there was.
+	OpenBlob(ctx context.Context, key string, size int64, fetch func(ctx context.Context, off int64) (io.ReadCloser, error)) (io.ReadCloser, error)
 }
 
 // RegistryOptions says how registries are talked to. The zero value of every field is its default.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"hpcimg/image/cache"
 	"hpcimg/internal/distribution"
 )
 
@@ -87,7 +86,7 @@ func rootType(contentType string) string {
 // remoteSource reads from one repository.
 type remoteSource struct {
 	repo  *distribution.Repository
-	cache *cache.Cache // or nil
+	cache BlobCache // or nil
 }
 
 // maxRemoteManifest bounds manifests that nobody else has bounded: those that a caller opens as a blob.
@@ -161,10 +160,13 @@ func (b *cachedBlob) Read(p []byte) (int, error) {
 }
 
 func (b *cachedBlob) explain(err error) error {
-	corrupt, ok := errors.AsType[*cache.CorruptError](err)
+	mismatch, ok := errors.AsType[interface {
+		error
+		Mismatch() string
+	}](err)
 	if !ok {
 		return transportError(err)
 	}
-	algorithm, encoded, _ := strings.Cut(corrupt.Got, "-")
+	algorithm, encoded, _ := strings.Cut(mismatch.Mismatch(), "-")
 	return &DigestError{Descriptor: b.want, Got: digest.NewDigestFromEncoded(digest.Algorithm(algorithm), encoded), GotSize: b.want.Size}
 }

@@ -11,7 +11,10 @@ import (
 // imageOptions are the options of image.Open that the command line and the
 // environment ask for.
 func (f *flags) imageOptions() (*image.Options, error) {
-	o := &image.Options{Registry: f.registryOptions(), Cache: f.blobs}
+	o := &image.Options{Registry: f.registryOptions()}
+	if f.blobs != nil {
+		o.Cache = f.blobs
+	}
 	if f.platform != "" {
 		p, err := image.ParsePlatform(f.platform)
 		if err != nil {

@@ -17,9 +17,8 @@ import (
 	"hpcimg/image/cache/internal/disk"
 )
 
-// Fetch opens a blob at its source, to be read from byte off to its end. It is called again after a part of the blob had to be given
-// up. The context is for the reading as well.
-type Fetch func(ctx context.Context, off int64) (io.ReadCloser, error)
+// fetch opens a blob at its source.
+type fetch = func(ctx context.Context, off int64) (io.ReadCloser, error)
 
 const (
 	firstLook = 10 * time.Millisecond
@@ -35,9 +34,12 @@ const (
 //
 // The reader ends in io.EOF only if all bytes were there and have the digest in the key; otherwise in a *CorruptError, with nothing of
 // the blob left in the cache, or the error of fetch, as it is. Trouble with the cache's own files is none of the reader's: it
-// then reads the source directly. The first call of fetch may be made before OpenBlob returns, or later, in another goroutine. Close
-// may be called while a Read is waiting, and ends a fetch of this reader.
-func (c *Cache) OpenBlob(ctx context.Context, key string, size int64, fetch Fetch) (io.ReadCloser, error) {
+// then reads the source directly.
+//
+// Fetch opens the blob at its source, to be read from byte off to its end; its context is for the reading as well. It may be called before
+// OpenBlob returns, or later, in another goroutine, and again after something of the blob had to be given up. Close may be called
+// while a Read is waiting, and ends what this reader fetches.
+func (c *Cache) OpenBlob(ctx context.Context, key string, size int64, fetch func(ctx context.Context, off int64) (io.ReadCloser, error)) (io.ReadCloser, error) {
 	if err := checkKey(KindBlob, key); err != nil {
 		return nil, err
 	}
@@ -60,7 +62,7 @@ type blobReader struct {
 	cancel context.CancelFunc
 	key    string
 	size   int64
-	fetch  Fetch
+	fetch  fetch
 
 	mu   sync.Mutex // of all that follows: Close waits for Read
 	hash hash.Hash

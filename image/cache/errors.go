@@ -57,6 +57,9 @@ func (e *CorruptError) Error() string {
 // Unwrap returns the cause.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
+// Mismatch returns the key that the contents should have, if they were a blob read to its end.
+func (e *CorruptError) Mismatch() string { return e.Got }
+
 // Is makes errors.Is(err, ErrCorrupt) true.
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 

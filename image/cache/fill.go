@@ -13,7 +13,7 @@ import (
 // held up by nothing but the network and the disk.
 type filler struct {
 	part   *part
-	fetch  Fetch
+	fetch  fetch
 	ctx    context.Context //nolint:containedctx // of the one goroutine
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -26,7 +26,7 @@ type filler struct {
 
 // startFill opens the source at the first chunk that is missing, from chunk from on, and brings the rest in the background. That
 // nothing is missing is no error.
-func startFill(ctx context.Context, p *part, fetch Fetch, from int64) (*filler, error) {
+func startFill(ctx context.Context, p *part, fetch fetch, from int64) (*filler, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &filler{part: p, fetch: fetch, ctx: ctx, cancel: cancel, done: make(chan struct{}), news: make(chan struct{})}
 	at := p.missing(from)

@@ -21,7 +21,7 @@ var arrows = map[string]rule{
 	".": {"", "", "the map of the module; it holds no code"},
 
 	"image": {
-		"image/cache internal/atomicfile internal/distribution internal/inflate",
+		"internal/atomicfile internal/distribution internal/inflate",
 		"opencontainers/go-digest opencontainers/image-spec google/go-containerregistry klauspost/compress",
 		"the OCI model and the sources that need no configuration",
 	},
