@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"hpcimg/squashfs"
 )
@@ -27,6 +28,7 @@ type compiler struct {
 	// homeGiven: the specification names the home directory, which therefore has to exist.
 	homeGiven bool
 	cwd       string
+	reader    *squashfs.Reader // of an image in a file
 	// upper and lowers are directories of the overlay; subIDs are the ranges for IdentityRootRange.
 	upper  string
 	lowers []string
@@ -62,6 +64,9 @@ func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+	}
+	if err := c.serveImage(); err != nil {
+		return nil, err
 	}
 	c.emit()
 	for _, note := range c.plan.notes {
@@ -131,41 +136,96 @@ func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
 	}
 	c.image, c.plan.file = &squashImage{r: r}, f
 	c.plan.offset, c.plan.size = img.Offset, size
-	c.plan.extractDir = img.ExtractDir
-	if c.plan.backend, err = c.chooseBackend(); err != nil {
+	c.reader = r
+	if err := c.chooseBackend(); err != nil {
 		return err
 	}
 	if c.plan.backend == BackendExtract {
+		c.plan.extractDir = img.ExtractDir
 		return c.measure(r)
 	}
 	return nil
 }
 
-func (c *compiler) chooseBackend() (Backend, error) {
-	obstacle := ""
+// obstacle says why a backend cannot be used; empty if nothing speaks against it.
+func (c *compiler) obstacle(b Backend) string {
 	switch {
-	case c.userNS():
-		obstacle = "only root mounts squashfs by the kernel"
-	case !c.host.initial:
-		obstacle = "the kernel mounts no squashfs in a user namespace"
-	case !c.host.loop:
-		obstacle = "there are no loop devices here"
-	case c.plan.offset%512 != 0:
-		obstacle = "the image is not aligned"
+	case b == BackendKernel && c.userNS():
+		return "only root mounts squashfs by the kernel"
+	case b == BackendKernel && !c.host.initial:
+		return "the kernel mounts no squashfs in a user namespace"
+	case b == BackendKernel && !c.host.loop:
+		return "there are no loop devices here"
+	case b == BackendKernel && c.plan.offset%512 != 0:
+		return "the image is not aligned"
+	case b == BackendKernel:
+		return c.doubt()
+	case b == BackendFUSE:
+		f, err := os.OpenFile(c.fuseDevice(), os.O_RDWR, 0)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return err.Error() + " (an administrator can make it accessible: chmod 0666 " + c.fuseDevice() + ")"
+		case errors.Is(err, fs.ErrNotExist):
+			return err.Error() + " (an administrator can load the module: modprobe fuse)"
+		case err != nil:
+			return err.Error()
+		}
+		f.Close()
 	}
-	switch b := c.spec.Image.Backend; {
-	case b == BackendExtract:
-		return b, nil
-	case b == BackendKernel && obstacle != "":
-		return "", fmt.Errorf("backend %s: %s: %w", b, obstacle, errors.ErrUnsupported)
-	case b == BackendKernel || b == BackendAuto && obstacle == "":
-		return BackendKernel, nil
-	case b == BackendAuto:
-		c.note("backend %s: %s", BackendExtract, obstacle)
-		return BackendExtract, nil
-	default:
-		return "", fmt.Errorf("backend %q does not apply to a squashfs image: %w", b, fs.ErrInvalid)
+	return ""
+}
+
+// chooseBackend takes the backend of the specification, or the first that works, and notes why none before it does.
+func (c *compiler) chooseBackend() error {
+	switch b := c.spec.Image.Backend; b {
+	case BackendExtract, BackendKernel, BackendFUSE:
+		if why := c.obstacle(b); c.ctx.Err() != nil {
+			return c.ctx.Err()
+		} else if why != "" {
+			return fmt.Errorf("backend %s: %s: %w", b, why, errors.ErrUnsupported)
+		}
+		c.plan.backend = b
+		return nil
+	case BackendAuto:
+		candidates := []Backend{BackendKernel, BackendFUSE, BackendExtract}
+		if c.spec.Image.ExtractDir != "" {
+			candidates = []Backend{BackendKernel, BackendExtract} // somebody knows what they want
+		}
+		for _, b := range candidates {
+			why := c.obstacle(b)
+			if err := c.ctx.Err(); err != nil {
+				return err
+			}
+			if why == "" {
+				c.plan.backend = b
+				return nil
+			}
+			c.note("not backend %s: %s", b, why)
+		}
 	}
+	return fmt.Errorf("backend %q does not apply to a squashfs image: %w", c.spec.Image.Backend, fs.ErrInvalid)
+}
+
+// harmless are deviations from the format that no reader minds; older tools have written them.
+var harmless = []squashfs.CheckRule{squashfs.RuleLinkCount, squashfs.RulePadding4K, squashfs.RuleUnused}
+
+// doubt says what is in an image that the kernel should not be given. It looks at tables, not at the contents of files,
+// which kernels have always had to expect damage in.
+func (c *compiler) doubt() string {
+	if c.spec.Image.Trusted {
+		return ""
+	}
+	f := io.NewSectionReader(c.plan.file, c.plan.offset, c.plan.size)
+	report, err := squashfs.Check(c.ctx, f, c.plan.size, &squashfs.CheckOptions{NoData: true})
+	if err != nil {
+		return "checking the image: " + err.Error()
+	}
+	for _, finding := range report.Findings {
+		if !slices.Contains(harmless, finding.Rule) {
+			return fmt.Sprintf("the image is not given to the kernel, unless it is trusted: %s at %d: %s", finding.Structure, finding.Offset, finding.Message)
+		}
+	}
+	return ""
 }
 
 const (

@@ -22,9 +22,11 @@
 //
 //	directory   a directory is bound
 //	kernel      a squashfs image is mounted by the kernel over a loop device: root only
+//	fuse        a squashfs image is served by this process, through /dev/fuse and without a helper
 //	extract     a squashfs image is unpacked, into memory of the mount namespace, or into a temporary directory
 //
-// BackendAuto takes the first that works for the image and the user. The root directory is read-only, nosuid and nodev.
+// BackendAuto takes the first that works for the image and the user, and Plan.String says why not those before it. The kernel
+// gets images whose tables are in order only (squashfs.Check), unless they are Trusted. The root directory is read-only, nosuid and nodev.
 // Mount points that an image lacks are made in an overlay in front of it; the image is never written to. Overlay makes the
 // root directory writable, in memory or in a directory, or lays directories over the image.
 //

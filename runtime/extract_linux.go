@@ -48,7 +48,10 @@ func (p *Plan) serve(ctx context.Context, pid int, socket *os.File) error {
 			return err
 		}
 	}
-	if p.backend == BackendExtract && p.extractDir == "" {
+	switch {
+	case p.backend == BackendFUSE:
+		return p.serveFUSE(ctx, socket)
+	case p.backend == BackendExtract && p.extractDir == "":
 		return p.fill(ctx, socket)
 	}
 	return nil

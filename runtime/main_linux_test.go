@@ -131,18 +131,41 @@ func namespaces(t testing.TB) {
 	}
 }
 
+// fuseDevice is a device that this user can open; empty if there is none.
+func fuseDevice(t testing.TB) string {
+	for _, device := range []string{os.Getenv("HPCIMG_FUSE"), "/dev/fuse"} {
+		if f, err := os.OpenFile(device, os.O_RDWR, 0); err == nil {
+			f.Close()
+			return device
+		}
+	}
+	return ""
+}
+
+func fuse(t testing.TB) {
+	if fuseDevice(t) == "" {
+		oracle.FUSE(t)
+	}
+	oracle.UserNS(t)
+}
+
 func backends(t testing.TB) []backend {
 	dir, file := rootDir(), imageFile()
+	device := fuseDevice(t)
 	all := []backend{
 		{name: "directory", image: hpcrun.Image{Path: dir}, need: namespaces},
 		{name: "directory in user namespace", image: hpcrun.Image{Path: dir}, need: oracle.UserNS, user: true},
 		{name: "kernel", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendKernel}, need: oracle.Root},
 		{name: "memory", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract}, need: namespaces},
 		{name: "memory in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract}, need: oracle.UserNS, user: true},
+		{name: "fuse", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendFUSE, FUSEDevice: device}, need: fuse},
+		{name: "fuse in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendFUSE, FUSEDevice: device}, need: fuse, user: true},
 		{name: "disk", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract, ExtractDir: t.TempDir()}, need: namespaces},
 	}
 	if testing.Short() {
-		return all[1:4]
+		return slices.DeleteFunc(all, func(b backend) bool {
+			return b.name == "directory" || b.name == "fuse" || b.name == "memory in user namespace" || b.name == "disk"
+		})
 	}
 	return all
 }
@@ -189,7 +212,7 @@ func help() int {
 		}
 		return hpcrun.ExitCode(err)
 	}
-	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1], Backend: hpcrun.Backend(os.Args[2])}, Args: []string{"sleep", "1000"}}
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1], Backend: hpcrun.Backend(os.Args[2]), FUSEDevice: os.Getenv("HPCIMG_FUSE")}, Args: []string{"sleep", "1000"}}
 	plan, err := hpcrun.Compile(context.Background(), &spec)
 	if err != nil {
 		fmt.Println(err)

@@ -121,7 +121,7 @@ func lowerFD(i int) fork.FD { return fork.FD(fmt.Sprintf("layer%d", i)) }
 // overlay mounts base, with the skeleton below it and the layers of the specification above it, at root.
 func (e *emitter) overlay(base, root string) {
 	lower := base
-	if len(e.root.order) > 0 && !e.inMemory() {
+	if len(e.root.order) > 0 && e.overlaid() {
 		e.add(
 			fork.Mkdir(fork.CWD, e.stage+"/skeleton", 0o755),
 			fork.Open(fork.CWD, e.stage+"/skeleton", unix.O_PATH|unix.O_DIRECTORY, 0, "skeleton"),

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"hpcimg/mount"
 )
 
 // Plan is what Start will do: a table of system calls, and what has to be at hand for it. A plan does not change and may be
@@ -22,6 +24,9 @@ type Plan struct {
 	backend      Backend
 	extractDir   string
 	admit        func(ctx context.Context, f *os.File, offset, size int64) error
+	tree         mount.Tree // what BackendFUSE serves
+	owner        func(uid, gid uint32) (uint32, uint32)
+	nodes        []mount.Node // what the tree has besides the image
 	tmpfsSize    int64
 	tmpfsInodes  int64
 	idMaps       [2][]string // arguments of the tools that map users and groups
@@ -67,6 +72,9 @@ func (p *Plan) String() string {
 	b.WriteString("# image " + p.image + ", backend " + string(p.backend) + "\n")
 	for _, note := range p.notes {
 		b.WriteString("# " + strings.ReplaceAll(note, "\n", " ") + "\n")
+	}
+	for _, node := range p.nodes {
+		b.WriteString("# served besides the image: " + node.Mode.String() + " " + node.Path + "\n")
 	}
 	p.table.write(&b)
 	b.WriteString("# environment\n")

@@ -49,10 +49,11 @@ func TestPlans(t *testing.T) {
 	}{
 		{"least", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none}, hpcrun.Facts{Admin: true}},
 		{"kernel", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"true", "x"}, Omit: none, Env: []string{"PATH=/bin:.:/usr/bin", "PMI_SHARED_SECRET=1"}}, hpcrun.Facts{Admin: true, NoFileRaised: true}},
-		{"user-memory", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Dir: "/data"}, ordinary},
+		{"user-memory", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs, FUSEDevice: "/no/fuse"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Dir: "/data"}, ordinary},
 		{"user-binds", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Identity: hpcrun.IdentityRoot}, ordinary},
 		{"old-kernel", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds[1:]}, hpcrun.Facts{UID: 1000, GID: 1000, OldKernel: true}},
 		{"disk", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs, ExtractDir: dir}, Args: []string{"/bin/true"}, Omit: none}, ordinary},
+		{"fuse", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs, Backend: hpcrun.BackendFUSE, FUSEDevice: dir + "/host/file"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds}, ordinary},
 		{"writable", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Overlay: hpcrun.Overlay{Tmpfs: true, TmpfsSize: 1 << 20}}, ordinary},
 		{"overlays", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Overlay: hpcrun.Overlay{Dir: dir + "/host", Layers: []string{dir + "/host/lib"}}}, hpcrun.Facts{Admin: true}},
 		{"contained", hpcrun.Spec{

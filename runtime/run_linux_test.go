@@ -374,6 +374,7 @@ func TestKilled(t *testing.T) {
 		{rootDir(), hpcrun.BackendDirectory, namespaces},
 		{imageFile(), hpcrun.BackendExtract, namespaces},
 		{imageFile(), hpcrun.BackendKernel, oracle.Root},
+		{imageFile(), hpcrun.BackendFUSE, fuse},
 	} {
 		t.Run(string(b.backend), func(t *testing.T) {
 			b.need(t)
@@ -386,7 +387,7 @@ func TestKilled(t *testing.T) {
 				}
 			}
 			cmd := exec.Command("/proc/self/exe", image, string(b.backend))
-			cmd.Env = []string{helpVar + "=1"}
+			cmd.Env = []string{helpVar + "=1", "HPCIMG_FUSE=" + fuseDevice(t)}
 			stdout, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -460,7 +461,7 @@ func TestAsUser(t *testing.T) {
 	}
 	cmd := oracle.AsUser(t, exec.Command(dir+"/test", "-test.run", "^Test(Run|Executors|Writable|ExitCodes|Privileges|Fakeroot|Binds|Contain|PIDNamespace|Killed|HomeAndWorkingDirectory)$", "-test.short"))
 	cmd.Dir = dir
-	cmd.Env = []string{"TMPDIR=" + dir, "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"TMPDIR=" + dir, "PATH=" + os.Getenv("PATH"), "HPCIMG_FUSE=" + oracle.FUSE(t)}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -61,6 +61,11 @@ type Image struct {
 	Offset, Size int64
 	// Backend is how the contents are reached.
 	Backend Backend
+	// Trusted images are given to the kernel unchecked. Others have their tables looked at first (squashfs.Check without the
+	// contents of files): the kernel's parser was not written for images that somebody has made to break it.
+	Trusted bool
+	// FUSEDevice is the device for BackendFUSE; empty means /dev/fuse.
+	FUSEDevice string
 	// ExtractDir is a directory in which BackendExtract makes a temporary one. Empty means memory: then the copy
 	// vanishes with the process, whatever ends it.
 	ExtractDir string
@@ -79,6 +84,9 @@ const (
 	BackendDirectory Backend = "directory"
 	// BackendKernel mounts squashfs by the kernel over a loop device: root only.
 	BackendKernel Backend = "kernel"
+	// BackendFUSE serves squashfs from this process, which has to live as long as anything uses the image. It needs
+	// access to /dev/fuse, and no helper.
+	BackendFUSE Backend = "fuse"
 	// BackendExtract unpacks squashfs, by default into memory of the mount namespace.
 	BackendExtract Backend = "extract"
 )

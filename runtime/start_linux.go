@@ -119,7 +119,7 @@ func (p *Plan) prepare(ctx context.Context, stdio [3]*os.File) (*resources, erro
 	if err := p.ask(ctx); err != nil {
 		return r, err
 	}
-	if p.idMaps[users] != nil || p.backend == BackendExtract && p.extractDir == "" {
+	if p.idMaps[users] != nil || p.backend == BackendFUSE || p.backend == BackendExtract && p.extractDir == "" {
 		if err := r.socketpair(); err != nil {
 			return r, err
 		}

@@ -110,6 +110,9 @@ func (e *emitter) sources() {
 		e.plan.extracted = len(e.calls)
 		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern+"/"+extractRoot, true, "image"))
 	}
+	if e.plan.backend == BackendFUSE {
+		e.add(fork.Open(fork.CWD, e.fuseDevice(), unix.O_RDWR, 0, "fuse"))
+	}
 	e.overlaySources()
 	for _, it := range e.items {
 		if it.kind == itemBind {
@@ -127,7 +130,7 @@ func (e *emitter) sources() {
 func (e *emitter) rootDir() {
 	root, base := e.stage+"/root", e.stage+"/root"
 	inMemory := e.inMemory()
-	overlay := len(e.root.order) > 0 && !inMemory || !e.spec.Overlay.empty()
+	overlay := len(e.root.order) > 0 && e.overlaid() || !e.spec.Overlay.empty()
 	if overlay {
 		base = e.stage + "/image"
 		e.add(fork.Mkdir(fork.CWD, base, 0o755))
@@ -135,6 +138,8 @@ func (e *emitter) rootDir() {
 	switch {
 	case e.plan.backend == BackendKernel:
 		e.add(fork.Mount(fork.Through("loop"), fork.At(base), "squashfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV))
+	case e.plan.backend == BackendFUSE:
+		e.fuse(base)
 	case inMemory:
 		options := fmt.Sprintf("mode=0755,size=%d,nr_inodes=%d", e.plan.tmpfsSize, e.plan.tmpfsInodes)
 		e.add(
@@ -161,7 +166,7 @@ func (e *emitter) rootDir() {
 		e.overlay(base, root)
 	}
 	e.add(fork.Open(fork.CWD, root, unix.O_PATH|unix.O_DIRECTORY, 0, "root"))
-	if !overlay && !inMemory && e.plan.backend != BackendKernel {
+	if !overlay && !inMemory && e.plan.backend != BackendKernel && e.plan.backend != BackendFUSE {
 		e.attributes("root", imageFlags, true, e.plan.image)
 	}
 }
@@ -169,6 +174,10 @@ func (e *emitter) rootDir() {
 func (e *emitter) inMemory() bool {
 	return e.plan.backend == BackendExtract && e.plan.extractDir == ""
 }
+
+// overlaid says whether mount points that the image lacks go into an overlay: elsewhere they are made in what the image
+// becomes.
+func (e *emitter) overlaid() bool { return !e.inMemory() && e.plan.backend != BackendFUSE }
 
 // skeleton makes mount points in a directory of ours that is laid beside the image.
 func (e *emitter) skeleton() {

@@ -106,7 +106,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
-	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, extract or directory")
+	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, fuse, extract or directory")
 	fl.BoolVar(&e.writable, "writable-tmpfs", false, "make the image writable in memory: changes go with the command")
 	fl.StringArrayVar(&e.overlays, "overlay", nil, "keep changes to the image in a directory: DIR; or lay one over it: DIR:ro (may be repeated)")
 	fl.BoolVar(&e.dryRun, "dry-run", false, "print the system calls instead of making them")
@@ -191,10 +191,10 @@ func (e *execFlags) backendOf() (hpcrun.Backend, error) {
 	switch b := hpcrun.Backend(e.backend); b {
 	case "auto":
 		return hpcrun.BackendAuto, nil
-	case hpcrun.BackendKernel, hpcrun.BackendExtract, hpcrun.BackendDirectory:
+	case hpcrun.BackendKernel, hpcrun.BackendFUSE, hpcrun.BackendExtract, hpcrun.BackendDirectory:
 		return b, nil
 	}
-	return "", usagef("--backend %s: not one of auto, kernel, extract and directory", e.backend)
+	return "", usagef("--backend %s: not one of auto, kernel, fuse, extract and directory", e.backend)
 }
 
 func parseBinds(flags []string) ([]hpcrun.Bind, error) {

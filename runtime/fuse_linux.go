@@ -1,0 +1,121 @@
+package runtime
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/internal/fork"
+	"hpcimg/mount"
+	"hpcimg/squashfs"
+)
+
+func (c *compiler) fuseDevice() string { return cmp.Or(c.spec.Image.FUSEDevice, "/dev/fuse") }
+
+// serveImage prepares what this process serves: the image, and the mount points that it lacks. The tree, and with it what
+// has been read, is shared by all commands of the plan; but where somebody is asked at each start, nothing is taken that was
+// read before they have answered.
+func (c *compiler) serveImage() error {
+	if c.plan.backend != BackendFUSE {
+		return nil
+	}
+	for _, e := range c.root.order {
+		if e.repeated {
+			continue
+		}
+		node := mount.Node{Path: e.rel, Mode: 0o644}
+		if e.kind == nodeDir {
+			node.Mode = fs.ModeDir | 0o755
+		}
+		c.plan.nodes = append(c.plan.nodes, node)
+	}
+	c.plan.owner = c.owner()
+	if c.plan.admit != nil {
+		return nil
+	}
+	var err error
+	c.plan.tree, err = c.plan.newTree(c.reader)
+	return err
+}
+
+func (p *Plan) newTree(r *squashfs.Reader) (mount.Tree, error) {
+	tree := mount.NewTree(r, nil)
+	if len(p.nodes) == 0 {
+		return tree, nil
+	}
+	return mount.WithNodes(tree, p.nodes)
+}
+
+// owner translates owners to those that exist in the user namespace of the command. Where that knows only one user, all is
+// theirs, as if they had unpacked the image.
+func (c *compiler) owner() func(uid, gid uint32) (uint32, uint32) {
+	if !c.userNS() {
+		return nil
+	}
+	own := [2]uint32{uint32(c.host.uid), uint32(c.host.gid)}
+	var count [2]uint32
+	if c.spec.Identity != IdentitySame {
+		own = [2]uint32{}
+		for i, ranges := range c.subIDs {
+			for _, r := range ranges {
+				count[i] += uint32(r.count)
+			}
+		}
+	}
+	return func(uid, gid uint32) (uint32, uint32) {
+		if uid > count[users] {
+			uid = own[users]
+		}
+		if gid > count[groups] {
+			gid = own[groups]
+		}
+		if count == ([2]uint32{}) {
+			return own[users], own[groups]
+		}
+		return uid, gid
+	}
+}
+
+// fuse mounts what this process serves at base, and hands the device over. It was opened in the user namespace, which the
+// kernel insists on, and before anything covered it.
+func (e *emitter) fuse(base string) {
+	uid, gid := e.host.uid, e.host.gid
+	if e.spec.Identity != IdentitySame && e.userNS() {
+		uid, gid = 0, 0
+	}
+	options := strings.TrimPrefix(mount.FuseData(0, uid, gid), "fd=0")
+	e.add(
+		fork.Mount(fork.At("hpcimg"), fork.At(base), "fuse", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, fork.At("fd="), fork.Number("fuse"), fork.At(options)),
+		fork.SendFD("sync", "fuse"),
+		fork.Close("fuse"),
+	)
+}
+
+// serveFUSE waits for the device and answers for the image from then on, until nobody has it mounted any more.
+func (p *Plan) serveFUSE(ctx context.Context, socket *os.File) error {
+	tree := p.tree
+	if tree == nil {
+		r, err := squashfs.NewReader(io.NewSectionReader(p.file, p.offset, p.size), p.size, nil)
+		if err == nil {
+			tree, err = p.newTree(r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	dev, err := receive(ctx, socket)
+	if err != nil {
+		return err
+	}
+	if _, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner}); err != nil {
+		dev.Close()
+		return fmt.Errorf("serve the image: %w", err)
+	}
+	return nil
+}
