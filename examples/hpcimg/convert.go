@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -30,6 +31,7 @@ func newPull(f *flags) *cobra.Command {
 	f.addSource(c)
 	f.addWrite(c)
 	f.addJSON(c)
+	f.addPolicy(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		src := args[len(args)-1]
 		ref, err := image.ParseReference(src)
@@ -59,6 +61,7 @@ func newConvert(f *flags) *cobra.Command {
 	f.addSource(c)
 	f.addWrite(c)
 	f.addJSON(c)
+	f.addPolicy(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error { return f.convert(cmd, args[0], args[1]) }
 	return c
 }
@@ -217,11 +220,11 @@ func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*conver
 	}
 	for _, prefix := range []string{"sif:", "oci-sif:", "squashfs:"} {
 		if path, ok := strings.CutPrefix(src, prefix); ok {
-			return imageInput(path, prefix)
+			return f.imageInput(ctx, path, prefix)
 		}
 	}
 	if _, err := image.ParseReference(src); err != nil {
-		return bareInput(src, err)
+		return f.bareInput(ctx, src, err)
 	}
 	opts, err := f.imageOptions()
 	if err != nil {
@@ -229,6 +232,9 @@ func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*conver
 	}
 	img, err := image.Open(ctx, src, opts)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.checkManifest(ctx, img); err != nil {
 		return nil, nil, err
 	}
 	return convert.FromImage(img), io.NopCloser(nil), nil
@@ -255,7 +261,7 @@ func tarInput(path string) (*convert.Source, io.Closer, error) {
 
 // bareInput takes a path without a transport; refErr says why it is not a
 // reference.
-func bareInput(path string, refErr error) (*convert.Source, io.Closer, error) {
+func (f *flags) bareInput(ctx context.Context, path string, refErr error) (*convert.Source, io.Closer, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		if strings.Contains(path, ":") {
@@ -270,7 +276,7 @@ func bareInput(path string, refErr error) (*convert.Source, io.Closer, error) {
 		return dirInput(path)
 	}
 	for _, prefix := range []string{"sif:", "squashfs:"} {
-		source, closer, err := imageInput(path, prefix)
+		source, closer, err := f.imageInput(ctx, path, prefix)
 		if err == nil {
 			return source, closer, nil
 		}
@@ -282,7 +288,7 @@ func bareInput(path string, refErr error) (*convert.Source, io.Closer, error) {
 }
 
 // imageInput opens a SIF or squashfs file.
-func imageInput(path, prefix string) (*convert.Source, io.Closer, error) {
+func (f *flags) imageInput(ctx context.Context, path, prefix string) (*convert.Source, io.Closer, error) {
 	if prefix == "squashfs:" {
 		r, err := squashfs.Open(path, nil)
 		if err != nil {
@@ -290,14 +296,41 @@ func imageInput(path, prefix string) (*convert.Source, io.Closer, error) {
 		}
 		return convert.FromSquashfs(r), r, nil
 	}
-	f, err := sif.Open(path)
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	source, err := convert.FromSIF(f)
+	source, err := f.sifInput(ctx, file)
 	if err != nil {
-		f.Close()
+		file.Close()
 		return nil, nil, err
 	}
-	return source, f, nil
+	return source, file, nil
+}
+
+// sifInput asks the policies about the open file, and converts that.
+func (f *flags) sifInput(ctx context.Context, file *os.File) (*convert.Source, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: file.Name(), Err: errors.New("not a regular file")}
+	}
+	container, err := sif.NewFile(file, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	policies, err := f.policies()
+	if err != nil {
+		return nil, err
+	}
+	var part sif.Object
+	if primary, err := container.Primary(); err == nil {
+		part = primary
+	}
+	if err := f.checkFile(ctx, policies, file, part.Offset, part.Size); err != nil {
+		return nil, err
+	}
+	return convert.FromSIF(container)
 }

@@ -31,7 +31,7 @@ func newKey(f *flags) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	c.AddCommand(newKeyNew(f), newKeyImport(f), newKeyExport(f), newKeyList(f), newKeyRemove(f))
+	c.AddCommand(newKeyNew(f), newKeyImport(f), newKeyExport(f), newKeyList(f), newKeyRemove(f), newKeyID(f))
 	for _, sub := range c.Commands() {
 		f.addKeysDir(sub)
 	}
@@ -212,6 +212,33 @@ func newKeyExport(f *flags) *cobra.Command {
 		return out.Commit()
 	}
 	return c
+}
+
+func newKeyID(*flags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "id FILE",
+		Short: "Print the IDs of the public keys in a PEM file, as policies name them",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			keys, err := sign.ReadPublicKeys(file)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			for _, k := range keys {
+				id, err := sign.PublicKeyID(k)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), id)
+			}
+			return nil
+		},
+	}
 }
 
 // findKey finds the key in the key directory that a full fingerprint names.

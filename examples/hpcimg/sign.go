@@ -17,7 +17,7 @@ import (
 func newSign(f *flags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sign [flags] IMAGE",
-		Short: "Sign all of a SIF file",
+		Short: "Sign a SIF file, or an image in a registry as cosign does",
 		Args:  cobra.ExactArgs(1),
 	}
 	f.addKeysDir(c)
@@ -26,7 +26,12 @@ func newSign(f *flags) *cobra.Command {
 	replace := c.Flags().Bool("replace", false, "remove all earlier signatures")
 	groups := c.Flags().UintSlice("group-id", nil, "sign this object group only (may be repeated)")
 	objects := c.Flags().UintSlice("sif-id", nil, "sign this object only (may be repeated)")
+	formats := c.Flags().StringSlice("cosign-format", []string{"tag"}, "where the signature of an image in a registry goes: tag (cosign 2), bundle (cosign 3), or both")
+	f.addSource(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if isRegistry(args[0]) {
+			return f.signRemote(cmd, args[0], *keyName, *formats)
+		}
 		path, err := localPath(args[0])
 		if err != nil {
 			return err

@@ -20,7 +20,7 @@ import (
 func newVerify(f *flags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [flags] IMAGE",
-		Short: "Check the signatures of a SIF file",
+		Short: "Check the signatures of a SIF file, or of an image in a registry",
 		Long: "Check the signatures of a SIF file. It passes if every object is covered by a valid signature of a trusted key:\n" +
 			"one of the key directory, or of the files (OpenPGP or PEM) and fingerprints that --key names, or of a certificate.",
 		Args: cobra.ExactArgs(1),
@@ -29,9 +29,13 @@ func newVerify(f *flags) *cobra.Command {
 	f.addKeysDir(c)
 	var t trustFlags
 	t.add(c)
+	f.addSource(c)
 	legacy := c.Flags().Bool("legacy-insecure", false, "accept signatures from before Singularity 3.6, which cover only contents")
 	apptainer := c.Flags().Bool("apptainer-json", false, "print JSON in the shape that Apptainer prints")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if isRegistry(args[0]) {
+			return f.verifyRemote(cmd, args[0], &t)
+		}
 		path, err := localPath(args[0])
 		if err != nil {
 			return err

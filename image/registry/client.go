@@ -61,15 +61,19 @@ func (c *Client) Resolve(ctx context.Context, ref string) (image.Descriptor, err
 // maxManifest is what registries have to accept at least, and what image.Open reads at most by default.
 const maxManifest = 4 << 20
 
+func manifestTypes() []string {
+	return []string{
+		ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest,
+		"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
+	}
+}
+
 func resolve(ctx context.Context, repo *distribution.Repository, r image.Reference) (image.Descriptor, error) {
 	name := r.Tag
 	if r.Digest != "" {
 		name = r.Digest.String()
 	}
-	accept := []string{
-		ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest,
-		"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
-	}
+	accept := manifestTypes()
 	doc, err := repo.HeadManifest(ctx, name, accept)
 	e, failed := errors.AsType[*distribution.Error](err)
 	switch {

@@ -58,6 +58,7 @@ var arrows = map[string]rule{
 		"signatures are over SIF objects and manifests, not over what is in them",
 	},
 
+	"sign/cosign": {"sign image", "opencontainers/go-digest opencontainers/image-spec", "signatures beside images in a registry, through whatever client the caller has"},
 	"sign/policy": {"sign sif", "BurntSushi/toml", "decides by what sign has found; a file says how"},
 
 	"convert": {
