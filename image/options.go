@@ -3,6 +3,7 @@ package image
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net/http"
@@ -46,6 +47,8 @@ type RegistryOptions struct {
 	Transport http.RoundTripper
 	// Proxy is used by the default transport, for example http.ProxyFromEnvironment. Default: no proxy.
 	Proxy func(*http.Request) (*url.URL, error)
+	// TLS is used by the default transport: authorities of a site, client certificates. It is copied. Default: the system's authorities.
+	TLS *tls.Config
 	// UserAgent is sent with every request. Default: "hpcimg".
 	UserAgent string
 	// IdleTimeout ends a request whose peer sends nothing for so long. Default: one minute.
@@ -131,6 +134,7 @@ func (o RegistryOptions) client(logger *slog.Logger) *distribution.Client {
 	config := &distribution.Config{
 		Transport:   o.Transport,
 		Proxy:       o.Proxy,
+		TLS:         o.TLS,
 		PlainHTTP:   o.PlainHTTP,
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,

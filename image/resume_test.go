@@ -3,10 +3,14 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,18 +25,17 @@ import (
 	"hpcimg/image/cache"
 )
 
-// pullerEnv makes this test binary a process that pulls the layers of an image through a cache: "<reference> <directory> <n>", n
-// times side by side.
+// pullerEnv makes this test binary a process that pulls the layers of an image through a cache, as its value, a puller in JSON, says.
 const pullerEnv = "HPCIMG_IMAGE_TEST_PULL"
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(pullerEnv); text != "" {
-		var ref, dir string
-		var n int
-		if _, err := fmt.Sscan(text, &ref, &dir, &n); err != nil {
-			panic(err)
+		var p puller
+		err := json.Unmarshal([]byte(text), &p)
+		if err == nil {
+			err = p.pull(context.Background())
 		}
-		if err := pullMany(ref, dir, n); err != nil {
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -41,24 +44,33 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// pullMany pulls an image n times at once, each time as if it were a process of its own: with its own cache handle and client.
-func pullMany(ref, dir string, n int) error {
-	errs := make([]error, n)
+// puller pulls an image Times times at once, each time as if it were a process of its own: with its own cache handle and client.
+type puller struct {
+	Ref, Dir string
+	Times    int
+	Socket   string // where the registry is, if not at its address
+	CA       []byte // authority of its certificate
+	Password string // of me
+}
+
+func (p puller) pull(ctx context.Context) error {
+	errs := make([]error, p.Times)
 	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { errs[i] = pullThrough(context.Background(), ref, dir) })
+	for i := range errs {
+		wg.Go(func() { errs[i] = p.pullOnce(ctx) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func pullThrough(ctx context.Context, ref, dir string) error {
-	c, err := cache.Open(dir, nil)
+func (p puller) pullOnce(ctx context.Context) error {
+	c, err := cache.Open(p.Dir, nil)
 	if err != nil {
 		return err
 	}
-	opts := &image.Options{Cache: c, Platform: &image.Platform{OS: "linux", Architecture: "amd64"}, Registry: image.RegistryOptions{PlainHTTP: true}}
-	img, err := image.Open(ctx, ref, opts)
+	img, err := image.Open(ctx, p.Ref, &image.Options{
+		Cache: c, Registry: p.registry(), Platform: &image.Platform{OS: "linux", Architecture: "amd64"},
+	})
 	if err != nil {
 		return err
 	}
@@ -78,15 +90,39 @@ func pullThrough(ctx context.Context, ref, dir string) error {
 	return nil
 }
 
-// puller is a process that pulls.
-func puller(t *testing.T, ref, dir string, n int) *exec.Cmd {
+func (p puller) registry() image.RegistryOptions {
+	var o image.RegistryOptions
+	if p.Socket != "" {
+		o.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", p.Socket)
+		}}
+	}
+	if p.CA != nil {
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(p.CA)
+		o.TLS = &tls.Config{RootCAs: pool}
+	}
+	if p.Password != "" {
+		o.Credentials = func(context.Context, string) (image.Credential, error) {
+			return image.Credential{Username: "me", Password: p.Password}, nil
+		}
+	}
+	return o
+}
+
+// command is a process that pulls.
+func (p puller) command(t *testing.T) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", pullerEnv, ref, dir, n))
+	cmd.Env = append(os.Environ(), pullerEnv+"="+string(text))
 	return cmd
 }
 
@@ -203,7 +239,7 @@ func TestResumeAcrossProcesses(t *testing.T) {
 		reg.hold = at - sent&^(1<<20-1) // the next one begins at the last whole MiB
 		reg.mu.Unlock()
 		sent = at
-		p := puller(t, reg.ref(), dir, 1)
+		p := puller{Ref: reg.ref(), Dir: dir, Times: 1}.command(t)
 		if err := p.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -221,7 +257,7 @@ func TestResumeAcrossProcesses(t *testing.T) {
 	reg.mu.Lock()
 	reg.hold = 0
 	reg.mu.Unlock()
-	if out, err := puller(t, reg.ref(), dir, 1).CombinedOutput(); err != nil {
+	if out, err := (puller{Ref: reg.ref(), Dir: dir, Times: 1}).command(t).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	reg.mu.Lock()

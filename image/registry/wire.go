@@ -13,6 +13,7 @@ func newWire(o image.RegistryOptions, logger *slog.Logger) *distribution.Client 
 	config := &distribution.Config{
 		Transport:   o.Transport,
 		Proxy:       o.Proxy,
+		TLS:         o.TLS,
 		PlainHTTP:   o.PlainHTTP,
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,

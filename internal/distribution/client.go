@@ -2,6 +2,7 @@ package distribution
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -23,6 +24,7 @@ type Credential struct {
 type Config struct {
 	Transport   http.RoundTripper                                          // default: our own, with time-outs
 	Proxy       func(*http.Request) (*url.URL, error)                      // used by the default transport; default: none
+	TLS         *tls.Config                                                // used by the default transport; default: the system's certificates
 	PlainHTTP   bool                                                       // HTTP when a registry does not speak HTTPS
 	Credentials func(ctx context.Context, host string) (Credential, error) // default: anonymous
 	UserAgent   string                                                     // default: "hpcimg"

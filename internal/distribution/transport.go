@@ -15,6 +15,7 @@ func newTransport(c Config) *http.Transport {
 	ping := min(c.IdleTimeout/2, 15*time.Second)
 	return &http.Transport{
 		Proxy:               c.Proxy,
+		TLSClientConfig:     c.TLS.Clone(), // nil stays nil
 		DialContext:         (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 8,
