@@ -54,6 +54,14 @@ func Convert(ctx context.Context, src *Source, dst string, opts *Options) (*Resu
 }
 
 func convertOnce(ctx context.Context, src *Source, dst string, o Options) (*Result, error) {
+	src, fetched, err := resolve(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	defer fetched.Close()
+	if src.pieces != nil {
+		return fetchTo(ctx, src, dst, o)
+	}
 	switch o.Form {
 	case FormSIF, FormSquashfs:
 		return publish(ctx, src, dst, o, func(j *job, _ *atomicfile.File) error { return j.run(ctx) })

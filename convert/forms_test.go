@@ -320,7 +320,7 @@ func TestLayersOfSquashfs(t *testing.T) {
 			t.Errorf("%s: %d layers", form, n)
 		}
 		if form == convert.LayersSegments {
-			if d := b.Manifest().Annotations[convert.AnnotationSquashfsDigest]; d != digest.FromBytes(want).String() {
+			if d := b.Manifest().Annotations[convert.AnnotationFileDigest]; d != digest.FromBytes(want).String() {
 				t.Errorf("digest %s", d)
 			}
 		}

@@ -127,7 +127,9 @@ func (s *squashfsEntries) Next() (layer.Entry, error) {
 func (s *squashfsEntries) count(n int64) {
 	n = min(n, s.left)
 	s.left -= n
-	s.task.Add(n)
+	if s.task != nil {
+		s.task.Add(n)
+	}
 }
 
 // storedSize returns what the file takes in the image, and of fragments what has not been counted. Damage is found by reading.

@@ -69,7 +69,16 @@ func newHint(path string, f *os.File) (*hint, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range image.Objects() {
+	bundle, err := bundleOf(image)
+	if err != nil {
+		return nil, err
+	}
+	return &hint{path: path, file: f, base: partition.Offset, size: partition.Size, bundle: bundle}, nil
+}
+
+// bundleOf returns the index of the layers that a SIF file carries along, or errNoReuse.
+func bundleOf(f *sif.File) (*index.Bundle, error) {
+	for _, o := range f.Objects() {
 		if o.Name != ReuseObject || o.Type != sif.DataGeneric {
 			continue
 		}
@@ -80,11 +89,7 @@ func newHint(path string, f *os.File) (*hint, error) {
 		if _, err := io.ReadFull(o.Open(), raw); err != nil {
 			return nil, err
 		}
-		bundle, err := index.DecodeBundle(raw)
-		if err != nil {
-			return nil, err
-		}
-		return &hint{path: path, file: f, base: partition.Offset, size: partition.Size, bundle: bundle}, nil
+		return index.DecodeBundle(raw)
 	}
 	return nil, errNoReuse
 }

@@ -72,7 +72,8 @@ type Options struct {
 	// Reuse are SIF files from earlier conversions, which serve like a cache: of the layers that they have in common with
 	// the source nothing is read, and blocks that are the same in other layers are not compressed again. A file that others
 	// may have written to, or that has no index, is left aside. The result is the same bytes, provided that the files are
-	// what a conversion has made: a file is trusted as much as a cache.
+	// what a conversion has made: a file is trusted as much as a cache. Of a source in segments, segments are taken from any file,
+	// whoever it belongs to, as they are compared with their digests.
 	Reuse []string
 
 	Limits Limits

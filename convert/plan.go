@@ -52,6 +52,12 @@ func Plan(ctx context.Context, src *Source, dst string, opts *Options) (*Forecas
 		return nil, failure(StageOpen, "", err)
 	}
 	o.Progress = nil
+	if src.err != nil {
+		return nil, failure(StageOpen, SideSource, src.err)
+	}
+	if p := src.pieces; p != nil && (p.wanted(&o) || len(src.layers) == 0) {
+		return p.plan(ctx, dst, o), nil
+	}
 	j := newJob(src, nil, o)
 	defer j.close()
 	f := &Forecast{Form: o.Form, Arch: j.knownArch()}

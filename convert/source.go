@@ -23,6 +23,9 @@ type Source struct {
 	definition string
 	baseName   string
 	baseDigest string
+
+	pieces *pieces // in place of layers: the file that the image is, in a registry
+	err    error   // why the image cannot be converted
 }
 
 // layerSource is a layer to be read.
@@ -52,10 +55,16 @@ type entryReader interface {
 
 // FromImage converts an image. Its layers are read from the top, once each as a rule, and verified: blobs against their
 // descriptors and tar streams against their diffIDs.
+//
+// An image whose layers are a squashfs or a SIF file, in one or in segments, is that file: converted to what it is, it is fetched
+// and stays as it is, to the last byte, unless Options ask for something else than they do by default. Of segments, only those are
+// fetched that are neither in Options.Cache nor in a file of Options.Reuse.
 func FromImage(img *image.Image) *Source {
 	s := &Source{config: img.Config(), arch: img.Platform().Architecture}
-	for _, l := range img.Layers() {
-		s.layers = append(s.layers, imageLayer{l})
+	if s.pieces, s.err = piecesOf(img); s.pieces == nil || s.pieces.digest == "" {
+		for _, l := range img.Layers() {
+			s.layers = append(s.layers, imageLayer{l})
+		}
 	}
 	ref := img.Reference()
 	switch ref.Transport {
@@ -112,6 +121,9 @@ func (l imageLayer) describe() LayerResult {
 
 func (l imageLayer) open(ctx context.Context, j *job, o *opening) (entryReader, error) {
 	want := l.Compression()
+	if l.Descriptor.MediaType == MediaTypeSquashfsLayer {
+		return l.openSquashfs(ctx, j, o)
+	}
 	if want == image.CompressionUnknown {
 		return nil, fmt.Errorf("%w: media type %q is not that of a layer", errors.ErrUnsupported, l.Descriptor.MediaType)
 	}

@@ -37,14 +37,16 @@ const (
 
 // Media types and annotations of layers that are not tar streams. See docs/formats/segments.md for segments.
 const (
-	MediaTypeSquashfsLayer = "application/vnd.sylabs.image.layer.v1.squashfs"
-	MediaTypeSegment       = "application/vnd.hpcimg.squashfs.segment.v1"
-	ArtifactTypeSegments   = "application/vnd.hpcimg.squashfs.v1"
+	MediaTypeSquashfsLayer  = "application/vnd.sylabs.image.layer.v1.squashfs"
+	MediaTypeSegment        = "application/vnd.hpcimg.squashfs.segment.v1"
+	ArtifactTypeSegments    = "application/vnd.hpcimg.squashfs.v1"
+	ArtifactTypeSIFSegments = "application/vnd.hpcimg.sif.v1"
 
 	AnnotationSegmentOffset   = "vnd.hpcimg.segment.offset"
 	AnnotationSegmentRole     = "vnd.hpcimg.segment.role"
-	AnnotationSquashfsDigest  = "vnd.hpcimg.squashfs.digest"
-	AnnotationSquashfsSize    = "vnd.hpcimg.squashfs.size"
+	AnnotationSegmentFirst    = "vnd.hpcimg.segment.first"
+	AnnotationFileDigest      = "vnd.hpcimg.file.digest"
+	AnnotationFileSize        = "vnd.hpcimg.file.size"
 	annotationTOCDigest       = "containerd.io/snapshot/stargz/toc.digest"
 	annotationUncompressedLen = "io.containers.estargz.uncompressed-size"
 )
@@ -60,13 +62,16 @@ type BuiltImage struct {
 func (b *BuiltImage) Close() error { return b.closer.Close() }
 
 // ToImage makes an OCI image from src, with the layers that Options.OCI asks for, to be pushed or written somewhere. Its blobs are
-// in Options.TempDir, by default the system's. Options.Form is not looked at. The caller closes the image.
+// in Options.TempDir, by default the system's. Of Options.Form only FormSIF with LayersSegments has a meaning: the segments are then those
+// of a SIF file, not of a squashfs. The caller closes the image.
 func ToImage(ctx context.Context, src *Source, opts *Options) (*BuiltImage, error) {
 	o := Options{}
 	if opts != nil {
 		o = *opts
 	}
-	o.Form = FormOCI
+	if o.Form != FormSIF || o.OCI.Layers != LayersSegments {
+		o.Form = FormOCI
+	}
 	if o.TempDir == "" {
 		o.TempDir = os.TempDir()
 	}
@@ -74,6 +79,13 @@ func ToImage(ctx context.Context, src *Source, opts *Options) (*BuiltImage, erro
 	if err != nil {
 		return nil, failure(StageOpen, "", err)
 	}
+	elsewhere := o
+	elsewhere.Form = FormOCI // even a file in segments is read, and cut anew
+	src, fetched, err := resolve(ctx, src, elsewhere)
+	if err != nil {
+		return nil, err
+	}
+	defer fetched.Close()
 	j := newJob(src, nil, o)
 	defer j.close()
 	b, err := j.image(ctx)
@@ -146,7 +158,7 @@ func (j *job) squashfsLayers(ctx context.Context, b *BuiltImage, manifest *image
 		return nil, err
 	}
 	b.closer = out
-	j.out, j.ready = out, true
+	j.out, j.ready = out, j.opts.Form != FormSIF
 	if err := j.run(ctx); err != nil {
 		return nil, err
 	}
@@ -236,42 +248,23 @@ func (j *job) compressedBlob(ctx context.Context, w io.Writer, r *squashfs.Reade
 	return blob{size: res.Size, digest: res.Digest, diffID: res.DiffID, mediaType: c.MediaType()}, nil
 }
 
-// cut makes layers of a squashfs: one, or the header, the segments and the tables.
+// cut makes layers of a squashfs, which is one, or of a squashfs or SIF file in segments.
 func (j *job) cut(f io.ReaderAt, size int64, manifest *image.Manifest) ([]blob, error) {
-	whole, err := digestOf(f, 0, size)
-	if err != nil {
-		return nil, failure(StageWrite, SideDestination, err)
-	}
 	if j.opts.OCI.Layers == LayersSquashfs {
+		whole, err := digestOf(f, 0, size)
+		if err != nil {
+			return nil, failure(StageWrite, SideDestination, err)
+		}
 		return []blob{{file: f, size: size, digest: whole, diffID: whole, mediaType: MediaTypeSquashfsLayer}}, nil
 	}
-	manifest.ArtifactType = ArtifactTypeSegments
-	manifest.Annotations = map[string]string{
-		AnnotationSquashfsDigest: whole.String(), AnnotationSquashfsSize: strconv.FormatInt(size, 10),
+	c := cut{file: f, size: size, head: j.base + dataStart, artifact: ArtifactTypeSegments}
+	if j.opts.Form == FormSIF {
+		c.artifact = ArtifactTypeSIFSegments
 	}
-	var blobs []blob
-	off := int64(0)
-	add := func(n int64, role string) error {
-		if n == 0 {
-			return nil
-		}
-		d, err := digestOf(f, off, n)
-		blobs = append(blobs, blob{
-			file: f, off: off, size: n, digest: d, diffID: d, mediaType: MediaTypeSegment,
-			annotations: map[string]string{AnnotationSegmentOffset: strconv.FormatInt(off, 10), AnnotationSegmentRole: role},
-		})
-		off += n
-		return err
-	}
-	err = add(dataStart, "header")
 	for _, l := range j.result.Layers {
-		if err == nil {
-			err = add(l.Segment, "segment")
-		}
+		c.segments = append(c.segments, l.Segment)
 	}
-	if err == nil {
-		err = add(size-off, "tables")
-	}
+	blobs, err := c.blobs(manifest)
 	return blobs, failure(StageWrite, SideDestination, err)
 }
 

@@ -148,14 +148,7 @@ func (m *Image) Platform() Platform {
 
 // OpenBlob opens any content of the image's source, verified like a layer. See [Layer.Open].
 func (m *Image) OpenBlob(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
-	if err := validDescriptor("descriptor", "blob", d); err != nil {
-		return nil, bound("blob", err)
-	}
-	rc, err := openBlob(ctx, m.source, d)
-	if err != nil {
-		return nil, bound(d.Digest.String(), err)
-	}
-	return rc, nil
+	return openContent(ctx, m.source, d)
 }
 
 // Layer is one layer of an image.

@@ -13,33 +13,45 @@ import (
 
 // openRemote opens an image in a registry.
 func openRemote(ctx context.Context, ref Reference, o Options) (*Image, error) {
+	var img *Image
+	err := withRemote(ctx, ref, o, func(root Descriptor, source, with Source) (err error) {
+		if img, err = load(ctx, root, with, o); err == nil {
+			img.source = source
+		}
+		return err
+	})
+	return img, err
+}
+
+func openRemoteArtifact(ctx context.Context, ref Reference, o Options) (*Artifact, error) {
+	var a *Artifact
+	err := withRemote(ctx, ref, o, func(root Descriptor, source, with Source) (err error) {
+		if a, err = loadArtifact(ctx, root, with, o); err == nil {
+			a.source = source
+		}
+		return err
+	})
+	return a, err
+}
+
+// withRemote reads the document that a reference names and has load read on from there: from a source that has the document, which
+// is one request less, as it has just been read and hashed.
+func withRemote(ctx context.Context, ref Reference, o Options, load func(root Descriptor, source, with Source) error) error {
 	client := o.Registry.client(o.Logger)
 	repo, err := client.Repository(ref.Host, ref.Repository, distribution.Pull)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	img, err := loadRemote(ctx, repo, ref, o)
+	root, raw, err := fetchRoot(ctx, repo, ref, o.Limits)
+	if err == nil {
+		source := &remoteSource{repo: repo, cache: o.Cache}
+		err = load(root, source, &overlaySource{Source: source, digest: root.Digest, raw: raw})
+	}
 	if err != nil {
 		client.CloseIdle()
-		return nil, err
+		return transportError(err)
 	}
-	return img, nil
-}
-
-func loadRemote(ctx context.Context, repo *distribution.Repository, ref Reference, o Options) (*Image, error) {
-	root, raw, err := fetchRoot(ctx, repo, ref, o.Limits)
-	if err != nil {
-		return nil, transportError(err)
-	}
-	source := &remoteSource{repo: repo, cache: o.Cache}
-	// One request less: the document has just been read and hashed.
-	with := &overlaySource{Source: source, digest: root.Digest, raw: raw}
-	img, err := load(ctx, root, with, o)
-	if err != nil {
-		return nil, err
-	}
-	img.source = source
-	return img, nil
+	return nil
 }
 
 // fetchRoot reads the document that a reference names and makes the descriptor that nobody has given us for it.

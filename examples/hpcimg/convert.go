@@ -226,18 +226,7 @@ func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*conver
 	if _, err := image.ParseReference(src); err != nil {
 		return f.bareInput(ctx, src, err)
 	}
-	opts, err := f.imageOptions()
-	if err != nil {
-		return nil, nil, err
-	}
-	img, err := image.Open(ctx, src, opts)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := f.checkManifest(ctx, img); err != nil {
-		return nil, nil, err
-	}
-	return convert.FromImage(img), io.NopCloser(nil), nil
+	return f.registryInput(ctx, src)
 }
 
 func dirInput(path string) (*convert.Source, io.Closer, error) {

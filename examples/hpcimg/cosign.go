@@ -129,9 +129,9 @@ func (f *flags) verifyRemote(cmd *cobra.Command, ref string, t *trustFlags) erro
 	return verifyErr
 }
 
-// checkManifest asks the policies about an image in a registry, by the digest that was opened.
-func (f *flags) checkManifest(ctx context.Context, img *image.Image) error {
-	r := img.Reference()
+// checkManifest asks the policies about an image in a registry, by the digests of the index and of the manifest that were opened: either
+// may be signed.
+func (f *flags) checkManifest(ctx context.Context, r image.Reference, documents ...image.Descriptor) error {
 	if r.Transport != image.TransportDocker && r.Transport != image.TransportORAS {
 		return nil
 	}
@@ -141,17 +141,16 @@ func (f *flags) checkManifest(ctx context.Context, img *image.Image) error {
 	}
 	repo := r.Host + "/" + r.Repository
 	verify := func(ctx context.Context, keys []crypto.PublicKey) ([]crypto.PublicKey, error) {
-		// The index may be signed, or the manifest of the platform.
 		var all []crypto.PublicKey
-		for _, d := range []image.Descriptor{img.Root(), img.Descriptor()} {
+		for i, d := range documents {
+			if i > 0 && d.Digest == documents[i-1].Digest {
+				continue
+			}
 			result, err := cosign.Verify(ctx, f.registryClient(), "docker://"+repo+"@"+d.Digest.String(), keys)
 			if err != nil && !errors.Is(err, cosign.ErrUnsigned) {
 				return nil, err
 			}
 			all = append(all, result.Keys()...)
-			if d.Digest == img.Descriptor().Digest {
-				break
-			}
 		}
 		return all, nil
 	}

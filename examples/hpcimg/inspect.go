@@ -46,6 +46,9 @@ func newInspect(f *flags) *cobra.Command {
 		if v == (inspectView{}) {
 			v.labels = true
 		}
+		if strings.HasPrefix(args[0], "oras://") {
+			return f.inspectArtifact(cmd, args[0], v)
+		}
 		if isRemote(args[0]) {
 			return f.inspectLayers(cmd, args[0], v)
 		}

@@ -40,6 +40,28 @@ type Event struct {
 // Push writes an image to the registry and repository that a docker:// reference names, under its tag, or under its digest if the
 // reference has one. It returns the descriptor of the manifest, which is the image's own.
 func Push(ctx context.Context, img *image.Image, ref string, opts *PushOptions) (image.Descriptor, error) {
+	return push(ctx, img, ref, opts, func(r image.Reference) error {
+		if r.Transport != image.TransportDocker {
+			return errors.New("names a SIF file: an image in layers is pushed to docker://")
+		}
+		return nil
+	})
+}
+
+// PushArtifact is [Push] for what is no image in layers. The reference may begin with oras:// as well.
+func PushArtifact(ctx context.Context, a *image.Artifact, ref string, opts *PushOptions) (image.Descriptor, error) {
+	return push(ctx, a, ref, opts, func(image.Reference) error { return nil })
+}
+
+// content is what both have that can be pushed.
+type content interface {
+	Descriptor() image.Descriptor
+	Manifest() image.Manifest
+	RawManifest() []byte
+	OpenBlob(ctx context.Context, d image.Descriptor) (io.ReadCloser, error)
+}
+
+func push(ctx context.Context, img content, ref string, opts *PushOptions, accept func(image.Reference) error) (image.Descriptor, error) {
 	var o PushOptions
 	if opts != nil {
 		o = *opts
@@ -55,10 +77,10 @@ func Push(ctx context.Context, img *image.Image, ref string, opts *PushOptions) 
 	if err != nil {
 		return image.Descriptor{}, err
 	}
-	p := &pusher{img: img, repo: repo, options: o, report: newReporter(o.Progress)}
-	if r.Transport != image.TransportDocker {
-		return image.Descriptor{}, &image.ReferenceError{Reference: ref, Err: errors.New("names a SIF file: an image in layers is pushed to docker://")}
+	if err := accept(r); err != nil {
+		return image.Descriptor{}, &image.ReferenceError{Reference: ref, Err: err}
 	}
+	p := &pusher{img: img, repo: repo, options: o, report: newReporter(o.Progress)}
 	d, err := p.push(ctx, r)
 	if err != nil {
 		return image.Descriptor{}, describe("push", r, err)
@@ -67,7 +89,7 @@ func Push(ctx context.Context, img *image.Image, ref string, opts *PushOptions) 
 }
 
 type pusher struct {
-	img     *image.Image
+	img     content
 	repo    *distribution.Repository
 	options PushOptions
 	report  *reporter
