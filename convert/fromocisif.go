@@ -27,6 +27,16 @@ const (
 	mediaTypeExt3Layer = "application/vnd.sylabs.image.layer.v1.ext3"
 )
 
+// OCIImage returns the image in an OCI-SIF. Its layers are verified as they are read; f must stay open as long. A SIF file of another kind is
+// fs.ErrNotExist. See docs/formats/oci-sif.md.
+func OCIImage(f *sif.File) (*image.Image, error) {
+	if !isOCISIF(f) {
+		return nil, failure(StageOpen, SideSource, fmt.Errorf("the file is no OCI-SIF: %w", fs.ErrNotExist))
+	}
+	img, _, err := openOCISIF(f)
+	return img, failure(StageOpen, SideSource, err)
+}
+
 // fromOCISIF converts the image in an OCI-SIF.
 func fromOCISIF(f *sif.File) (*Source, error) {
 	img, blobs, err := openOCISIF(f)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"hpcimg/convert"
 	"hpcimg/image"
+	"hpcimg/image/cache"
 	"hpcimg/internal/testtree"
 	"hpcimg/sif"
 	"hpcimg/squashfs"
@@ -57,6 +59,20 @@ func TestFormOCISIF(t *testing.T) {
 			t.Errorf("%d workers: another file", workers)
 		}
 	}
+	c, err := cache.Open(filepath.Join(dir, "cache"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []convert.Origin{convert.OriginSource, convert.OriginCache} {
+		dst := filepath.Join(dir, "image.oci.sif")
+		r, err := convert.Convert(t.Context(), convert.FromImage(img), dst, &convert.Options{Cache: c, Force: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, err := os.ReadFile(dst); err != nil || !bytes.Equal(data, first) || r.Layers[0].SegmentFrom != from {
+			t.Errorf("from %s: %v, %+v", from, err, r.Layers)
+		}
+	}
 	f := openSIF(t, filepath.Join(dir, "image.oci.sif"))
 	objects := f.Objects()
 	if len(objects) != 4 || objects[0].Type != sif.DataOCIBlob || objects[3].Type != sif.DataOCIRootIndex || objects[0].Offset%4096 != 0 {
@@ -74,6 +90,13 @@ func TestFormOCISIF(t *testing.T) {
 	}
 	if len(manifest.Layers) != 1 || manifest.Layers[0].MediaType != convert.MediaTypeSquashfsLayer {
 		t.Errorf("layers %+v", manifest.Layers)
+	}
+	if inside, err := convert.OCIImage(f); err != nil || inside.Platform().Architecture != img.Platform().Architecture || len(inside.Layers()) != 1 {
+		t.Errorf("%v, %v", inside, err)
+	}
+	plain, _, _ := toSIF(t, convert.FromImage(img), nil)
+	if _, err := convert.OCIImage(openSIF(t, plain)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a SIF of another kind: %v", err)
 	}
 	src, err := convert.FromSIF(f)
 	if err != nil {

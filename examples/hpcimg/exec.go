@@ -366,10 +366,7 @@ func readEnvFile(path string) ([]string, error) {
 
 // imageEnv returns the variables of the image's OCI configuration.
 func (l *localImage) imageEnv() []string {
-	if l.sif == nil {
-		return nil
-	}
-	config, err := l.sif.OCIConfig()
+	config, err := l.ociConfig()
 	if err != nil {
 		return nil
 	}
@@ -380,10 +377,8 @@ func (l *localImage) imageEnv() []string {
 // only a shell can read: it was built by Apptainer from something else than an
 // OCI image.
 func (l *localImage) hasScripts() bool {
-	if l.sif != nil {
-		if _, err := l.sif.OCIConfig(); err == nil {
-			return false
-		}
+	if _, err := l.ociConfig(); err == nil {
+		return false
 	}
 	for _, name := range []string{".singularity.d/actions/exec", "bin/sh"} {
 		if _, err := fs.Stat(l.fsys(), name); err != nil {
@@ -403,12 +398,10 @@ func (l *localImage) execCommand(args []string) []string {
 
 // runCommand is what the image runs by itself.
 func (l *localImage) runCommand(args []string) ([]string, error) {
-	if l.sif != nil {
-		if config, err := l.sif.OCIConfig(); err == nil {
-			return hpcrun.Command(*config, args)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	if config, err := l.ociConfig(); err == nil {
+		return hpcrun.Command(*config, args)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	if l.hasScripts() {
 		return hpcrun.ActionRun.Command(args), nil

@@ -63,6 +63,15 @@ func (f *flags) inspectLocal(cmd *cobra.Command, ref string, v inspectView) erro
 		return err
 	}
 	defer l.Close()
+	if l.oci != nil {
+		if err := f.printImage(cmd, l.oci, sif.DefinitionFor("localimage", l.path), v); err != nil {
+			return err
+		}
+		if v.layers {
+			l.printObjects(cmd.OutOrStdout())
+		}
+		return nil
+	}
 	meta, err := l.metadata()
 	if err != nil {
 		return fmt.Errorf("%s: %w", l.path, err)
@@ -147,10 +156,7 @@ func (l *localImage) smallFile(name string) string {
 }
 
 func (l *localImage) printOCI(out io.Writer) error {
-	if l.sif == nil {
-		return fmt.Errorf("OCI configuration: %w", fs.ErrNotExist)
-	}
-	config, err := l.sif.OCIConfig()
+	config, err := l.ociConfig()
 	if err != nil {
 		return err
 	}
@@ -177,12 +183,16 @@ func (f *flags) inspectLayers(cmd *cobra.Command, ref string, v inspectView) err
 	if err != nil {
 		return err
 	}
+	return f.printImage(cmd, img, sif.DefinitionFor(string(img.Reference().Transport), img.Reference().String()), v)
+}
+
+func (f *flags) printImage(cmd *cobra.Command, img *image.Image, definition string, v inspectView) error {
 	out, config := cmd.OutOrStdout(), img.Config()
 	if f.json {
 		return printJSON(out, newRemoteImage(img))
 	}
 	if v.deffile {
-		fmt.Fprint(out, sif.DefinitionFor(string(img.Reference().Transport), img.Reference().String()))
+		fmt.Fprint(out, definition)
 	}
 	if v.runscript {
 		fmt.Fprintf(out, "entrypoint %q\ncmd %q\n", config.Config.Entrypoint, config.Config.Cmd)

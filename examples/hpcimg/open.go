@@ -8,17 +8,22 @@ import (
 	"slices"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hpcimg/convert"
 	"hpcimg/image"
 	"hpcimg/sif"
 	"hpcimg/squashfs"
 )
 
 // localImage is an image in the file system: a SIF file, a bare squashfs file
-// or a directory. Exactly one of reader and dir is set; sif is set for a SIF.
+// or a directory. Exactly one of reader and dir is set; sif is set for a SIF, and
+// oci in addition for an OCI-SIF.
 type localImage struct {
 	path   string
 	file   *os.File // what reader reads; what is mounted
 	sif    *sif.File
+	oci    *image.Image
 	reader *squashfs.Reader
 	dir    string
 	offset int64 // of the squashfs in file
@@ -34,7 +39,7 @@ func (l *localImage) Close() error {
 
 // localPath strips the transport of a reference to a local image.
 func localPath(ref string) (string, error) {
-	for _, prefix := range []string{"sif:", "squashfs:", "dir:"} {
+	for _, prefix := range []string{"sif:", "oci-sif:", "squashfs:", "dir:"} {
 		if p, ok := strings.CutPrefix(ref, prefix); ok {
 			return p, nil
 		}
@@ -94,15 +99,13 @@ func newLocal(path string, file *os.File) (*localImage, error) {
 	s, err := sif.NewFile(file, info.Size())
 	switch {
 	case err == nil:
-		primary, err := s.Primary()
-		if errors.Is(err, fs.ErrNotExist) && slices.ContainsFunc(s.Objects(), isRootIndex) {
-			return nil, fmt.Errorf("is an OCI-SIF: make a SIF file of it first (hpcimg convert %s DEST.sif)", path)
-		}
+		l.sif = s
+		root, err := l.root()
 		if err != nil {
 			return nil, err
 		}
-		l.sif, l.offset, l.size = s, primary.Offset, primary.Size
-		l.reader, err = squashfs.NewReader(primary.Open(), primary.Size, nil)
+		l.offset, l.size = root.Offset, root.Size
+		l.reader, err = squashfs.NewReader(root.Open(), root.Size, nil)
 		return l, err
 	case errors.Is(err, sif.ErrFormat) && !looksLikeSIF(file):
 		l.size = info.Size()
@@ -118,7 +121,39 @@ func newLocal(path string, file *os.File) (*localImage, error) {
 	}
 }
 
+// root returns the squashfs in a SIF file: the primary partition or, in an
+// OCI-SIF, the layer.
+func (l *localImage) root() (sif.Object, error) {
+	primary, err := l.sif.Primary()
+	if err == nil || !slices.ContainsFunc(l.sif.Objects(), isRootIndex) {
+		return primary, err
+	}
+	if l.oci, err = convert.OCIImage(l.sif); err != nil {
+		return sif.Object{}, err
+	}
+	layers := l.oci.Layers()
+	for _, o := range l.sif.Objects() {
+		layer := o.Type == sif.DataOCIBlob && len(layers) == 1 && o.Digest() == layers[0].Descriptor.Digest.String()
+		if layer && layers[0].Descriptor.MediaType == convert.MediaTypeSquashfsLayer {
+			return o, nil
+		}
+	}
+	return sif.Object{}, errors.New("an OCI-SIF with several layers, or one that is no squashfs: make a SIF file of it first (hpcimg convert)")
+}
+
 func isRootIndex(o sif.Object) bool { return o.Type == sif.DataOCIRootIndex }
+
+// ociConfig returns the OCI configuration of an image. The error is
+// fs.ErrNotExist if it has none.
+func (l *localImage) ociConfig() (*ocispec.ImageConfig, error) {
+	switch {
+	case l.oci != nil:
+		return new(l.oci.Config().Config), nil
+	case l.sif != nil:
+		return l.sif.OCIConfig()
+	}
+	return nil, fmt.Errorf("OCI configuration: %w", fs.ErrNotExist)
+}
 
 // fsys is the image's root file system.
 func (l *localImage) fsys() fs.FS {
