@@ -49,6 +49,8 @@ type RegistryOptions struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// TLS is used by the default transport: authorities of a site, client certificates. It is copied. Default: the system's authorities.
 	TLS *tls.Config
+	// Mirrors says where repositories are read from. Pushing does not ask it. Default: where their names say.
+	Mirrors Mirrors
 	// UserAgent is sent with every request. Default: "hpcimg".
 	UserAgent string
 	// IdleTimeout ends a request whose peer sends nothing for so long. Default: one minute.

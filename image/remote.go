@@ -38,7 +38,7 @@ func openRemoteArtifact(ctx context.Context, ref Reference, o Options) (*Artifac
 // is one request less, as it has just been read and hashed.
 func withRemote(ctx context.Context, ref Reference, o Options, load func(root Descriptor, source, with Source) error) error {
 	client := o.Registry.client(o.Logger)
-	repo, err := client.Repository(ref.Host, ref.Repository, distribution.Pull)
+	repo, err := o.Registry.repository(client, ref)
 	if err != nil {
 		return err
 	}
@@ -55,36 +55,44 @@ func withRemote(ctx context.Context, ref Reference, o Options, load func(root De
 }
 
 // fetchRoot reads the document that a reference names and makes the descriptor that nobody has given us for it.
-func fetchRoot(ctx context.Context, repo *distribution.Repository, ref Reference, limits Limits) (Descriptor, []byte, error) {
+func fetchRoot(ctx context.Context, repo *distribution.Mirrored, ref Reference, limits Limits) (Descriptor, []byte, error) {
 	name := ref.Tag
 	if ref.Digest != "" {
 		name = ref.Digest.String()
 	}
-	doc, err := repo.Manifest(ctx, name, acceptManifests(), limits.ManifestBytes)
+	var root Descriptor
+	doc, err := repo.Manifest(ctx, name, acceptManifests(), limits.ManifestBytes, func(doc *distribution.Document) (err error) {
+		root, err = checkRoot(doc, ref.Digest)
+		return err
+	})
 	if errors.Is(err, distribution.ErrTooLong) {
 		return Descriptor{}, nil, &LimitError{What: "manifest bytes", Limit: limits.ManifestBytes}
 	}
 	if err != nil {
 		return Descriptor{}, nil, err
 	}
-	raw := doc.Raw
-	want := ref.Digest
+	return root, doc.Raw, nil
+}
+
+// checkRoot compares a document with the digest that was asked for or, if it was a tag, with that which the registry claims.
+func checkRoot(doc *distribution.Document, want digest.Digest) (Descriptor, error) {
 	if want == "" && doc.Digest != "" {
 		if err := validDigest(doc.Digest); err != nil {
-			return Descriptor{}, nil, documentError("manifest", "Docker-Content-Digest", "%w", err)
+			return Descriptor{}, documentError("manifest", "Docker-Content-Digest", "%w", err)
 		}
 		want = doc.Digest
 	}
-	root := describe(rootType(doc.MediaType), raw)
-	if want != "" {
-		root.Digest = want.Algorithm().FromBytes(raw)
-		if root.Digest != want {
-			return Descriptor{}, nil, &DigestError{
-				Descriptor: Descriptor{Digest: want, Size: int64(len(raw))}, Got: root.Digest, GotSize: int64(len(raw)),
-			}
+	root := describe(rootType(doc.MediaType), doc.Raw)
+	if want == "" {
+		return root, nil
+	}
+	root.Digest = want.Algorithm().FromBytes(doc.Raw)
+	if root.Digest != want {
+		return Descriptor{}, &DigestError{
+			Descriptor: Descriptor{Digest: want, Size: root.Size}, Got: root.Digest, GotSize: root.Size,
 		}
 	}
-	return root, raw, nil
+	return root, nil
 }
 
 // rootType is the media type for a descriptor made from an answer: some servers say nothing useful.
@@ -97,7 +105,7 @@ func rootType(contentType string) string {
 
 // remoteSource reads from one repository.
 type remoteSource struct {
-	repo  *distribution.Repository
+	repo  *distribution.Mirrored
 	cache BlobCache // or nil
 }
 
@@ -111,7 +119,12 @@ func (s *remoteSource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, e
 	if d.Size > maxRemoteManifest {
 		return nil, &LimitError{What: "manifest bytes", Limit: maxRemoteManifest}
 	}
-	doc, err := s.repo.Manifest(ctx, d.Digest.String(), acceptManifests(), d.Size)
+	doc, err := s.repo.Manifest(ctx, d.Digest.String(), acceptManifests(), d.Size, func(doc *distribution.Document) error {
+		if got := d.Digest.Algorithm().FromBytes(doc.Raw); got != d.Digest {
+			return &DigestError{Descriptor: bare(d), Got: got, GotSize: int64(len(doc.Raw))}
+		}
+		return nil
+	})
 	if errors.Is(err, distribution.ErrTooLong) {
 		return nil, &DigestError{Descriptor: bare(d), GotSize: d.Size + 1}
 	}
@@ -140,7 +153,7 @@ func (s *overlaySource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, 
 
 func (s *remoteSource) openBlob(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
 	if s.cache == nil || !cachable(d.Digest) {
-		return s.repo.Blob(ctx, d.Digest, d.Size)
+		return s.repo.BlobFrom(ctx, d.Digest, d.Size, 0)
 	}
 	key := d.Digest.Algorithm().String() + "-" + d.Digest.Encoded()
 	rc, err := s.cache.OpenBlob(ctx, key, d.Size, func(ctx context.Context, off int64) (io.ReadCloser, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"os"
 	"path/filepath"
 
 	"hpcimg/image"
@@ -29,9 +30,31 @@ func (f *flags) registryOptions() image.RegistryOptions {
 	return image.RegistryOptions{
 		Credentials: registry.DockerConfig(f.credentialFiles()...),
 		PlainHTTP:   f.plainHTTP,
+		Mirrors:     registry.Mirrors(f.mirrorFiles()...),
 		Proxy:       http.ProxyFromEnvironment,
 		UserAgent:   "hpcimg",
 	}
+}
+
+// mirrorFiles are the places where Podman and its kin look for mirrors.
+func (f *flags) mirrorFiles() []string {
+	if p := f.std.getenv("CONTAINERS_REGISTRIES_CONF"); p != "" {
+		return []string{p}
+	}
+	files := []string{"/etc/containers/registries.conf"}
+	dirs := []string{"/etc/containers/registries.conf.d"}
+	if home := f.std.getenv("HOME"); home != "" {
+		own := filepath.Join(home, ".config", "containers", "registries.conf")
+		if _, err := os.Stat(own); err == nil {
+			files[0] = own
+		}
+		dirs = append(dirs, own+".d")
+	}
+	for _, dir := range dirs {
+		more, _ := filepath.Glob(filepath.Join(dir, "*.conf")) // sorted
+		files = append(files, more...)
+	}
+	return files
 }
 
 // credentialFiles are the places where docker login and podman login leave

@@ -25,6 +25,10 @@
 // login and podman login write, with the credential helpers it names. No package of this module reads environment variables or
 // home directories by itself; the caller says where the file is.
 //
+// # Mirrors
+//
+// [Mirrors] reads the registries.conf that Podman, Buildah and Skopeo share, for RegistryOptions.Mirrors of an image that is opened.
+//
 // # Errors
 //
 // The same as of image.Open: fs.ErrNotExist, *image.UnauthorizedError, *image.TransportError, *image.DigestError and

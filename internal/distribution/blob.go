@@ -32,7 +32,7 @@ func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) (io.
 // BlobFrom is Blob from byte off on, which is not beyond the end: for whoever has what stands before it.
 func (r *Repository) BlobFrom(ctx context.Context, d digest.Digest, size, off int64) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(withoutRetries(ctx))
-	b := &blob{repo: r, ctx: ctx, cancel: cancel, digest: d, size: size, first: off, off: off, patience: newPatience(&r.client.config)}
+	b := &blob{repo: r, ctx: ctx, cancel: cancel, digest: d, size: size, first: off, off: off, patience: newPatience(r.session.config)}
 	b.patience.mark = off
 	if err := b.open(); err != nil {
 		cancel()
@@ -268,7 +268,7 @@ func (b *blob) whole(res *http.Response) *Error {
 		}
 		return nil
 	}
-	b.repo.client.config.Logger.DebugContext(b.ctx, "registry sent a blob from its beginning", "host", b.repo.host, "digest", b.digest, "offset", b.off)
+	b.repo.session.config.Logger.DebugContext(b.ctx, "registry sent a blob from its beginning", "host", b.repo.host, "digest", b.digest, "offset", b.off)
 	if n, err := io.CopyN(io.Discard, res.Body, b.off); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF

@@ -3,6 +3,7 @@ package distribution
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -67,11 +68,12 @@ type Client struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session
+	ill      map[string]illness // hosts that failed, where there were others
 }
 
 // New returns a client. It does nothing on the wire yet.
 func New(config *Config) *Client {
-	c := &Client{sessions: map[string]*session{}}
+	c := &Client{sessions: map[string]*session{}, ill: map[string]illness{}}
 	if config != nil {
 		c.config = *config
 	}
@@ -115,19 +117,32 @@ type Repository struct {
 	session *session
 }
 
+// Place is where a repository is.
+type Place struct {
+	Host, Repository string
+	PlainHTTP        bool // as Config.PlainHTTP, which holds for all hosts
+	// Standby is a place that there is another one for: what fails there is not tried for long.
+	Standby bool
+}
+
 // Repository returns the repository called repo at host. Both must have been validated by the caller.
 func (c *Client) Repository(host, repo string, rights Rights) (*Repository, error) {
+	return c.repositoryAt(Place{Host: host, Repository: repo}, rights)
+}
+
+func (c *Client) repositoryAt(at Place, rights Rights) (*Repository, error) {
+	host, repo := at.Host, at.Repository
 	// go-containerregistry knows that docker.io has its API elsewhere.
 	parsed, err := name.NewRepository(host + "/" + repo)
 	if err != nil {
 		return nil, err
 	}
-	key := host + "/" + repo + " " + string(rights)
+	key := fmt.Sprintf("%s/%s %s %t %t", host, repo, rights, at.PlainHTTP, at.Standby)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.sessions[key]
 	if s == nil {
-		s = c.newSession(host, parsed.RegistryStr(), parsed.Scope(string(rights)))
+		s = c.newSession(at, parsed.RegistryStr(), parsed.Scope(string(rights)))
 		for forgotten := range c.sessions {
 			if len(c.sessions) < maxSessions {
 				break

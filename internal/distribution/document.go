@@ -68,7 +68,7 @@ func mediaType(res *http.Response) string {
 // fetch reads a document as a whole. Should it break in the middle, it is asked for again: it is short, and what a tag names may
 // have changed.
 func (r *Repository) fetch(ctx context.Context, url string, header http.Header, what string, limit int64) (*http.Response, []byte, error) {
-	p := newPatience(&r.client.config)
+	p := newPatience(r.session.config)
 	for {
 		started := time.Now()
 		res, raw, err := r.fetchOnce(ctx, url, header, what, limit)

@@ -29,7 +29,7 @@ func (r *Repository) HasBlob(ctx context.Context, d digest.Digest) (bool, error)
 
 // PushBlob uploads a blob of known size. Open is called for each attempt, and again after a redirect or when a token has expired.
 func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
-	p := newPatience(&r.client.config)
+	p := newPatience(r.session.config)
 	for {
 		err := r.pushOnce(ctx, d, size, open)
 		if err == nil {
@@ -41,7 +41,7 @@ func (r *Repository) PushBlob(ctx context.Context, d digest.Digest, size int64, 
 		}
 		var spent time.Duration
 		if errors.Is(err, ErrStalled) {
-			spent = r.client.config.IdleTimeout
+			spent = r.session.config.IdleTimeout
 		}
 		if err := p.wait(ctx, err, spent); err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 
 // session is the authenticated way to one repository, made by the first request.
 type session struct {
-	client *Client
+	config *Config
 	host   string // as people write it
 	api    string // host and port of the API
 	scope  string
@@ -36,16 +36,25 @@ type state struct {
 	http       *http.Client
 }
 
-func (c *Client) newSession(host, api, scope string) *session {
-	var rt http.RoundTripper = &watchdog{next: c.config.Transport, idle: c.config.IdleTimeout, minRate: c.config.MinRate}
+// standbyAttempts is how often a request is sent that another host can answer as well.
+const standbyAttempts = 2
+
+func (c *Client) newSession(at Place, api, scope string) *session {
+	config := c.config
+	config.PlainHTTP = config.PlainHTTP || at.PlainHTTP
+	if at.Standby {
+		config.Attempts = min(config.Attempts, standbyAttempts)
+		config.RetryBudget /= 8
+	}
+	var rt http.RoundTripper = &watchdog{next: config.Transport, idle: config.IdleTimeout, minRate: config.MinRate}
 	rt = &guard{
 		next:      rt,
-		plainHTTP: c.config.PlainHTTP,
+		plainHTTP: config.PlainHTTP,
 		registry:  hostname(api),
-		userAgent: c.config.UserAgent,
+		userAgent: config.UserAgent,
 	}
-	rt = &retry{next: rt, config: &c.config}
-	return &session{client: c, host: host, api: api, scope: scope, base: rt, turn: make(chan struct{}, 1)}
+	rt = &retry{next: rt, config: &config}
+	return &session{config: &config, host: at.Host, api: api, scope: scope, base: rt, turn: make(chan struct{}, 1)}
 }
 
 // lock waits for the session's turn. The caller gives it back.
@@ -89,10 +98,10 @@ func (s *session) connect(ctx context.Context) (*state, error) {
 
 // credential asks the caller.
 func (s *session) credential(ctx context.Context) (Credential, error) {
-	if s.client.config.Credentials == nil {
+	if s.config.Credentials == nil {
 		return Credential{}, nil
 	}
-	cred, err := s.client.config.Credentials(ctx, s.host)
+	cred, err := s.config.Credentials(ctx, s.host)
 	if err != nil {
 		return Credential{}, fmt.Errorf("credentials for %s: %w", s.host, err)
 	}
@@ -101,7 +110,7 @@ func (s *session) credential(ctx context.Context) (Credential, error) {
 
 // ping asks the registry for the start of its API, over HTTPS and then, where that is allowed, over HTTP.
 func (s *session) ping(ctx context.Context) (string, challenge, error) {
-	plain := s.client.config.PlainHTTP || isLoopback(hostname(s.api))
+	plain := s.config.PlainHTTP || isLoopback(hostname(s.api))
 	c, err := s.pingOver(ctx, "https", plain)
 	if err == nil || !plain || ctx.Err() != nil {
 		return "https", c, err

@@ -26,7 +26,7 @@ var arrows = map[string]rule{
 		"the OCI model and the sources that need no configuration",
 	},
 	"image/registry": {
-		"image internal/distribution", "opencontainers/go-digest opencontainers/image-spec golang.org/x/sync google/go-containerregistry",
+		"image internal/distribution", "opencontainers/go-digest opencontainers/image-spec golang.org/x/sync google/go-containerregistry BurntSushi/toml",
 		"what a program does with a registry beyond reading one image",
 	},
 	"image/cache":               {"image/cache/internal/disk", "golang.org/x/sys", "a store by key knows neither registries nor file systems"},
