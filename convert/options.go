@@ -123,6 +123,8 @@ type SIFOptions struct {
 	// NoReuse leaves the index of the layers out, with which an image can be named in Options.Reuse. It takes about 1 % of
 	// the file.
 	NoReuse bool
+	// NoProvenance leaves out of which image, and how, the file was made; see Provenance.
+	NoProvenance bool
 	// StrictArch makes it an error, ErrArch, if the programs are for another architecture. Default: a warning.
 	StrictArch bool
 }

@@ -75,8 +75,11 @@ func TestSIF(t *testing.T) {
 		t.Fatal(err)
 	}
 	objects := f.Objects()
-	last := objects[len(objects)-1]
-	if p.Offset%4096 != 0 || p.Size%4096 != 0 || last.Name != convert.ReuseObject || last.Offset != p.Offset+p.Size || last.Offset+last.Size != result.Size {
+	last, origin := objects[len(objects)-1], objects[len(objects)-2]
+	if origin.Name != convert.ProvenanceObject || origin.Offset != p.Offset+p.Size {
+		t.Errorf("%s at %d behind a partition that ends at %d", origin.Name, origin.Offset, p.Offset+p.Size)
+	}
+	if p.Offset%4096 != 0 || p.Size%4096 != 0 || last.Name != convert.ReuseObject || last.Offset < origin.Offset+origin.Size || last.Offset >= origin.Offset+origin.Size+8 || last.Offset+last.Size != result.Size {
 		t.Errorf("partition of %d bytes at %d, %s of %d at %d in a file of %d", p.Size, p.Offset, last.Name, last.Size, last.Offset, result.Size)
 	}
 	metadata, err := f.Metadata()

@@ -16,6 +16,7 @@ type sifOutput struct {
 	definition string
 	metadata   []byte
 	config     []byte // "" if the source has none
+	provenance []byte // nil if there is none to be stated
 	root       []merge.RootFile
 }
 
@@ -44,6 +45,9 @@ func newSIFOutput(src *Source, o *Options, arch string) (*sifOutput, error) {
 		if s.config, err = json.Marshal(src.config.Config); err != nil {
 			return nil, err
 		}
+	}
+	if s.provenance, err = src.provenance(o); err != nil {
+		return nil, err
 	}
 	for _, f := range files {
 		s.root = append(s.root, merge.RootFile{
@@ -89,6 +93,11 @@ func (s *sifOutput) begin(w io.WriterAt) (int64, error) {
 func (s *sifOutput) end(size int64, bundle []byte) (int64, error) {
 	if err := s.writer.EndPartition(size); err != nil {
 		return 0, err
+	}
+	if s.provenance != nil {
+		if err := s.writer.AddGeneric(ProvenanceObject, s.provenance); err != nil {
+			return 0, err
+		}
 	}
 	if bundle != nil {
 		if err := s.writer.AddGeneric(ReuseObject, bundle); err != nil {

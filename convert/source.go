@@ -23,6 +23,9 @@ type Source struct {
 	definition string
 	baseName   string
 	baseDigest string
+	// image is what it is made of, if it is one, and reference what that was opened by.
+	image     *image.Image
+	reference string
 
 	pieces *pieces // in place of layers: the file that the image is, in a registry
 	err    error   // why the image cannot be converted
@@ -60,25 +63,34 @@ type entryReader interface {
 // and stays as it is, to the last byte, unless Options ask for something else than they do by default. Of segments, only those are
 // fetched that are neither in Options.Cache nor in a file of Options.Reuse.
 func FromImage(img *image.Image) *Source {
-	s := &Source{config: img.Config(), arch: img.Platform().Architecture}
+	s := &Source{config: img.Config(), arch: img.Platform().Architecture, image: img}
 	if s.pieces, s.err = piecesOf(img); s.pieces == nil || s.pieces.digest == "" {
 		for _, l := range img.Layers() {
 			s.layers = append(s.layers, imageLayer{l})
 		}
 	}
-	ref := img.Reference()
+	s.name(img.Reference())
+	return s
+}
+
+// name records what the image is called.
+func (s *Source) name(ref image.Reference) {
+	d := s.image.Descriptor().Digest.String()
+	s.baseName, s.baseDigest, s.reference = "", "", ""
+	if ref.Transport != "" {
+		s.reference = ref.String()
+	}
 	switch ref.Transport {
 	case "":
-		s.definition = sif.DefinitionFor("oci", img.Descriptor().Digest.String())
+		s.definition = sif.DefinitionFor("oci", d)
 	case image.TransportDocker:
 		name := ref.String()[len("docker://"):]
 		s.definition = sif.DefinitionFor("docker", name)
-		s.baseName, s.baseDigest = name, img.Descriptor().Digest.String()
+		s.baseName, s.baseDigest = name, d
 	default:
 		name := ref.String()[len(ref.Transport)+1:]
 		s.definition = sif.DefinitionFor(string(ref.Transport), name)
 	}
-	return s
 }
 
 // FromTar converts a tar stream, plain or compressed by gzip or zstd, as if it were the only layer of an image. It can be

@@ -32,7 +32,16 @@ func newVerify(f *flags) *cobra.Command {
 	f.addSource(c)
 	legacy := c.Flags().Bool("legacy-insecure", false, "accept signatures from before Singularity 3.6, which cover only contents")
 	apptainer := c.Flags().Bool("apptainer-json", false, "print JSON in the shape that Apptainer prints")
+	rebuild := c.Flags().Bool("rebuild", false, "look at no signature: convert the source again and compare")
+	source := c.Flags().String("source", "", "with --rebuild: where the source is now")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if *rebuild {
+			path, err := localPath(args[0])
+			if err != nil {
+				return err
+			}
+			return f.rebuild(cmd, path, *source)
+		}
 		if isRegistry(args[0]) {
 			return f.verifyRemote(cmd, args[0], &t)
 		}
