@@ -18,7 +18,12 @@ func exportTo(ctx context.Context, src *Source, dst string, o Options) (*Result,
 	switch o.Form {
 	case FormTar:
 		return publish(ctx, src, dst, o, func(j *job, out *atomicfile.File) error {
-			return j.view(ctx, func(r *squashfs.Reader) error { return j.tar(ctx, out, r) })
+			return j.view(ctx, func(r *squashfs.Reader) error {
+				if err := j.checkSpace(j.contents()); err != nil { // which a tar stream has in full, holes and all
+					return err
+				}
+				return j.tar(ctx, out, r)
+			})
 		})
 	case FormDir:
 		return exportDir(ctx, src, dst, o)

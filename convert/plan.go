@@ -3,6 +3,7 @@ package convert
 import (
 	"context"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,7 +20,7 @@ type Forecast struct {
 	Download int64 `json:"download"` // bytes of layers to be read from the source
 	Compress int64 `json:"compress"` // bytes of compressed files to be made
 	Copy     int64 `json:"copy"`     // bytes of compressed files that are there
-	Size     int64 `json:"size"`     // bytes of the result
+	Size     int64 `json:"size"`     // bytes of the result; of a directory or tar, those of the files in it, once the layers are known
 	// Exact is false if layers have to be read before more than a guess can be made: Compress and Size are then what the
 	// layers take in the source.
 	Exact bool `json:"exact"`
@@ -71,6 +72,9 @@ func Plan(ctx context.Context, src *Source, dst string, opts *Options) (*Forecas
 	f.Exact = known
 	for _, l := range j.layers {
 		f.add(ctx, j, l)
+	}
+	if known && (o.Form == FormTar || o.Form == FormDir) {
+		f.Size = j.contents()
 	}
 	f.Space = j.space(dst, f.Size, f.Compress)
 	return f, nil
@@ -145,20 +149,39 @@ func (r *recall) find(ctx context.Context, key string) (Origin, int64) {
 // space says what is needed where.
 func (j *job) space(dst string, size, fresh int64) []Space {
 	all := []Space{{Dir: filepath.Dir(dst), Need: size}}
+	add := func(dir string, need int64) {
+		if need > 0 {
+			all = append(all, Space{Dir: dir, Need: need})
+		}
+	}
+	inPlace := j.opts.Form == FormSIF || j.opts.Form == FormSquashfs || j.opts.Form == FormOCISIF
 	switch {
 	case j.recall.cache != nil:
-		all = append(all, Space{Dir: j.recall.cache.Dir(), Need: fresh})
+		add(j.recall.cache.Dir(), fresh)
+	case !inPlace:
+		add(j.opts.TempDir, fresh)
 	case len(j.layers) > 1:
-		all = append(all, Space{Dir: j.opts.TempDir, Need: fresh - min(fresh, j.layers[0].result.Size)})
+		add(j.opts.TempDir, fresh-min(fresh, j.layers[0].result.Size))
 	}
-	for i := range all {
-		all[i].Free = freeSpace(all[i].Dir)
+	switch j.opts.Form {
+	case FormOCI, FormOCIArchive, FormDockerArchive:
+		add(j.opts.TempDir, size) // where layers are made
 	}
-	if len(all) == 2 && sameFileSystem(all[0].Dir, all[1].Dir) {
-		all[0].Need += all[1].Need
-		all = all[:1]
+	return mergeSpace(all)
+}
+
+// mergeSpace adds up what is needed in one file system.
+func mergeSpace(all []Space) (merged []Space) {
+	for _, s := range all {
+		i := slices.IndexFunc(merged, func(m Space) bool { return sameFileSystem(m.Dir, s.Dir) })
+		if i >= 0 {
+			merged[i].Need += s.Need
+			continue
+		}
+		s.Free = freeSpace(s.Dir)
+		merged = append(merged, s)
 	}
-	return all
+	return merged
 }
 
 // reserve refuses to begin what cannot end well. Before the layers are read nobody knows how much of them is hidden, so only a

@@ -6,6 +6,7 @@ import (
 
 	"hpcimg/convert"
 	"hpcimg/image/cache"
+	"hpcimg/internal/testtree"
 )
 
 func TestPlan(t *testing.T) {
@@ -50,5 +51,33 @@ func TestPlan(t *testing.T) {
 	opts = &convert.Options{Reuse: []string{dst}}
 	if again := plan(0); !again.Exact || again.Copy != warmed.Copy {
 		t.Errorf("reuse: %+v", again)
+	}
+}
+
+// TestPlanForms wants the space of what is written twice, and of what is written uncompressed.
+func TestPlanForms(t *testing.T) {
+	img := build(t, tree{testtree.File("zeros", 0o644, make([]byte, 8<<20))})
+	store, err := cache.Open(filepath.Join(t.TempDir(), "cache"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, form := range []convert.Form{convert.FormTar, convert.FormDir, convert.FormOCISIF, convert.FormOCIArchive} {
+		opts := &convert.Options{Form: form, Cache: store}
+		dst := filepath.Join(dir, string(form))
+		if _, err := convert.Convert(t.Context(), convert.FromImage(img), dst, opts); err != nil {
+			t.Fatal(err)
+		}
+		f, err := convert.Plan(t.Context(), convert.FromImage(img), dst, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain := form == convert.FormTar || form == convert.FormDir
+		if !f.Exact || plain != (f.Size == 8<<20) || f.Space[0].Need < f.Size {
+			t.Errorf("%s: %+v", form, f)
+		}
+		if form == convert.FormOCIArchive && f.Space[0].Need != 2*f.Size {
+			t.Errorf("%s: %+v", form, f)
+		}
 	}
 }

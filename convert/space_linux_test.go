@@ -55,6 +55,19 @@ func TestNotEnoughSpace(t *testing.T) {
 	}
 }
 
+// TestNotEnoughSpaceForTar has room for what is compressed only.
+func TestNotEnoughSpaceForTar(t *testing.T) {
+	img := build(t, tree{testtree.File("zeros", 0o644, make([]byte, 8<<20))})
+	dir := small(t, "3m")
+	_, err := convert.Convert(t.Context(), convert.FromImage(img), filepath.Join(dir, "image.tar"), nil)
+	if full, ok := errors.AsType[*convert.SpaceError](err); !ok || full.Need != 8<<20 {
+		t.Errorf("error %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
 // TestFullCache has a cache without space: the conversion does without it.
 func TestFullCache(t *testing.T) {
 	c, err := cache.Open(filepath.Join(small(t, "1m"), "cache"), nil)

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"hpcimg/convert"
 	"hpcimg/image"
 	"hpcimg/sif"
 )
@@ -58,20 +59,14 @@ func newInspect(f *flags) *cobra.Command {
 }
 
 func (f *flags) inspectLocal(cmd *cobra.Command, ref string, v inspectView) error {
+	if done, err := f.inspectOCISIF(cmd, ref, v); done {
+		return err
+	}
 	l, err := openLocal(ref)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	if l.oci != nil {
-		if err := f.printImage(cmd, l.oci, sif.DefinitionFor("localimage", l.path), v); err != nil {
-			return err
-		}
-		if v.layers {
-			l.printObjects(cmd.OutOrStdout())
-		}
-		return nil
-	}
 	meta, err := l.metadata()
 	if err != nil {
 		return fmt.Errorf("%s: %w", l.path, err)
@@ -105,6 +100,32 @@ func (f *flags) inspectLocal(cmd *cobra.Command, ref string, v inspectView) erro
 		printLabels(out, a.Labels)
 	}
 	return nil
+}
+
+// inspectOCISIF prints what the image in an OCI-SIF says, whatever its layers
+// are. It is not done if the file is something else.
+func (f *flags) inspectOCISIF(cmd *cobra.Command, ref string, v inspectView) (done bool, err error) {
+	path, err := localPath(ref)
+	if err != nil {
+		return false, nil
+	}
+	file, err := sif.Open(path)
+	if err != nil {
+		return false, nil
+	}
+	defer file.Close()
+	if _, err := file.Primary(); !errors.Is(err, fs.ErrNotExist) || !slices.ContainsFunc(file.Objects(), isRootIndex) {
+		return false, nil
+	}
+	img, err := convert.OCIImage(file)
+	if err != nil {
+		return true, fmt.Errorf("%s: %w", path, err)
+	}
+	err = f.printImage(cmd, img, sif.DefinitionFor("localimage", path), v)
+	if v.layers && !f.json {
+		(&localImage{sif: file}).printObjects(cmd.OutOrStdout())
+	}
+	return true, err
 }
 
 // textFor returns what makes a script or a definition file fit to be written to
