@@ -20,16 +20,26 @@ const (
 )
 
 // archiveFiles is a tar file read through an index of its members; nothing is unpacked. The file is opened for each member, so that
-// an Image has nothing to close; should it be another file by then, that is an error.
+// an Image has nothing to close; should it be another file by then, that is an error. A file without a name stays open until nobody
+// can ask for a member any more.
 type archiveFiles struct {
 	path    string
 	info    fs.FileInfo
+	unnamed *os.File
 	members map[string]member
 }
 
 type member struct {
 	offset, size int64
 	link         string // cleaned path of another member, instead of contents
+}
+
+// openArchive opens an archive in a file or, if the options have an input, on that.
+func openArchive(ctx context.Context, name string, o Options) (*archiveFiles, error) {
+	if name == "-" && o.Input != nil {
+		return spoolArchive(ctx, "standard input", o.Input, o.TempDir)
+	}
+	return indexArchive(ctx, name)
 }
 
 // indexArchive reads the headers of a tar file.
@@ -128,6 +138,9 @@ func (a *archiveFiles) open(name string) (io.ReadCloser, int64, error) {
 	}
 	if !ok {
 		return nil, 0, &fs.PathError{Op: "open", Path: strings.TrimPrefix(name, "/"), Err: fs.ErrNotExist}
+	}
+	if a.unnamed != nil {
+		return io.NopCloser(io.NewSectionReader(a.unnamed, m.offset, m.size)), m.size, nil
 	}
 	f, err := os.Open(a.path)
 	if err != nil {

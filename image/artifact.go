@@ -56,7 +56,7 @@ func openArtifact(ctx context.Context, ref Reference, o Options) (*Artifact, err
 	case TransportOCI:
 		return openLayoutArtifact(ctx, dirFiles(ref.Path), ref, o)
 	case TransportOCIArchive:
-		files, err := indexArchive(ctx, ref.Path)
+		files, err := openArchive(ctx, ref.Path, o)
 		if err != nil {
 			return nil, err
 		}

@@ -23,16 +23,17 @@ type dockerEntry struct {
 
 // openDockerArchive opens an image in what docker save and podman save write. Such an archive names files, not digests: the
 // manifest is made up here from the config, whose diff_ids are the digests of uncompressed layers.
-func openDockerArchive(ctx context.Context, ref Reference, o Options) (*Image, error) {
-	files, err := indexArchive(ctx, ref.Path)
-	if err != nil {
-		return nil, err
-	}
+//
+// An archive without Docker's list of images may be an OCI layout all the same.
+func openDockerArchive(ctx context.Context, files *archiveFiles, ref Reference, o Options) (*Image, error) {
 	raw, err := readFile(files, "manifest.json", "manifest.json", o.Limits.ManifestBytes)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s is not a Docker archive: %w", ref.Path, err)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, ok := files.members[ocispec.ImageLayoutFile]; ok {
+			return openLayout(ctx, files, ref, o)
 		}
+		return nil, fmt.Errorf("%s is not a Docker archive: %w", ref.Path, err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	entry, err := findDockerEntry(raw, ref, o.Limits)

@@ -90,11 +90,14 @@ func findTag(f files, index *Index, ref Reference) ([]Descriptor, error) {
 	tags := map[string]bool{}
 	for _, d := range index.Manifests {
 		name := d.Annotations[ocispec.AnnotationRefName]
-		if tag == "" || name == tag || d.Annotations[annotationImageName] == tag {
+		full := d.Annotations[annotationImageName]
+		if tag == "" || name == tag || full == tag || ref.Transport == TransportDockerArchive && (sameDockerName(full, tag) || sameDockerName(name, tag)) {
 			named = append(named, d)
 		}
 		if name != "" {
 			tags[name] = true
+		} else if full != "" {
+			tags[full] = true
 		}
 	}
 	switch {

@@ -40,13 +40,19 @@ func open(ctx context.Context, ref Reference, o Options) (*Image, error) {
 	case TransportOCI:
 		return openLayout(ctx, dirFiles(ref.Path), ref, o)
 	case TransportOCIArchive:
-		files, err := indexArchive(ctx, ref.Path)
+		files, err := openArchive(ctx, ref.Path, o)
 		if err != nil {
 			return nil, err
 		}
 		return openLayout(ctx, files, ref, o)
 	case TransportDockerArchive:
-		return openDockerArchive(ctx, ref, o)
+		files, err := openArchive(ctx, ref.Path, o)
+		if err != nil {
+			return nil, err
+		}
+		return openDockerArchive(ctx, files, ref, o)
+	case TransportDockerDaemon:
+		return openDaemon(ctx, ref, o)
 	case TransportORAS, TransportSIF:
 		return nil, unsupported("a SIF file is not an image in layers; package sif reads it")
 	case TransportSquashfs:

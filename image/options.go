@@ -22,8 +22,23 @@ type Options struct {
 	// Cache keeps the blobs of registries: what is in it is not fetched, what breaks off is continued by the next process, and of
 	// many that want one blob, on this node or on others that share the directory, one fetches it and the rest read along. It is
 	// usually a *cache.Cache of package image/cache. Default: none.
-	Cache  BlobCache
-	Logger *slog.Logger // default: silent
+	Cache BlobCache
+	// Daemon is for references that lead to Docker or Podman.
+	Daemon DaemonOptions
+	// Input is what the path - stands for in an oci-archive: or docker-archive: reference, plain or compressed by gzip or zstd. It is read to its
+	// end when the image is opened. Default: - is the name of a file.
+	Input io.Reader
+	// TempDir is where an archive from Input or from a daemon is kept for as long as its image is in use, in a file without a name.
+	// Default: the system's.
+	TempDir string
+	Logger  *slog.Logger // default: silent
+}
+
+// DaemonOptions says how Docker or Podman is reached.
+type DaemonOptions struct {
+	// Address of the daemon as DOCKER_HOST has it: unix:///run/podman/podman.sock, or tcp://localhost:2375, without encryption and therefore
+	// only on a loopback address. Default: unix:///var/run/docker.sock.
+	Address string
 }
 
 // BlobCache keeps blobs. A *cache.Cache of package image/cache is one.

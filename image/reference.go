@@ -18,13 +18,14 @@ import (
 // Transport names where a reference leads.
 type Transport string
 
-// The transports a reference may name. Open reads the first four; the others name files that are not images in layers, which
+// The transports a reference may name. Open reads the first five; the others name files that are not images in layers, which
 // their own packages read.
 const (
 	TransportDocker        Transport = "docker"         // docker://HOST/REPOSITORY[:TAG|@DIGEST], an image in a registry
 	TransportOCI           Transport = "oci"            // oci:DIR[:TAG|@DIGEST], an OCI image layout
 	TransportOCIArchive    Transport = "oci-archive"    // oci-archive:FILE[:TAG|@DIGEST], an OCI image layout in a tar file
 	TransportDockerArchive Transport = "docker-archive" // docker-archive:FILE[:REF], what docker save writes
+	TransportDockerDaemon  Transport = "docker-daemon"  // docker-daemon:REF, an image that Docker or Podman has
 
 	TransportORAS     Transport = "oras"     // oras://HOST/REPOSITORY[:TAG|@DIGEST], a SIF file in a registry
 	TransportSIF      Transport = "sif"      // sif:FILE
@@ -36,7 +37,7 @@ const (
 // transports in the order in which error texts list them.
 func transports() []Transport {
 	return []Transport{
-		TransportDocker, TransportOCI, TransportOCIArchive, TransportDockerArchive,
+		TransportDocker, TransportOCI, TransportOCIArchive, TransportDockerArchive, TransportDockerDaemon,
 		TransportORAS, TransportSIF, TransportSquashfs, TransportTar, TransportDir,
 	}
 }
@@ -60,7 +61,7 @@ type Reference struct {
 	Transport  Transport
 	Host       string // registry with its port, if any; "docker.io" for Docker Hub
 	Repository string // with "library/" where Docker Hub implies it
-	Path       string // directory or file
+	Path       string // directory or file; the name or ID of an image that a daemon has
 
 	// Tag is the tag in a registry, the reference name in an OCI layout or the repository tag in a Docker archive. References
 	// to a registry get "latest" when they name neither tag nor digest; on disk an empty tag means "the only image there".
@@ -135,6 +136,8 @@ func (r Reference) validate() error {
 	switch {
 	case r.Host != "" || r.Repository != "":
 		return fmt.Errorf("transport %s has a path, not a host and repository", r.Transport)
+	case r.Transport == TransportDockerDaemon && !validDaemonName(r.Path):
+		return fmt.Errorf("%q is not the name or ID of an image", clip(r.Path, 140))
 	case r.Path == "":
 		return fmt.Errorf("no path after transport %s", r.Transport)
 	case len(r.Path)+len(r.Tag) > maxReferenceLength:
@@ -300,6 +303,11 @@ func (r Reference) FileName(ext string) string {
 		}
 	}
 	tag := r.Tag
+	if r.Transport == TransportDockerDaemon {
+		if base, tag, _ = strings.Cut(path.Base(r.Path), ":"); base == "sha256" {
+			base, tag = "image", tag[:min(len(tag), 12)]
+		}
+	}
 	if r.Transport == TransportDockerArchive && tag != "" {
 		// The tag names a whole image here, which says more than the file does.
 		base, tag, _ = strings.Cut(path.Base(tag), ":")

@@ -52,8 +52,9 @@ func newConvert(f *flags) *cobra.Command {
 		Use:   "convert [flags] SRC DEST",
 		Short: "Make an image of another form from any source",
 		Long: "Make an image of any form from one of any other.\n\n" +
-			"SRC is an image in layers (docker://, oci:, oci-archive:, docker-archive:), sif:FILE, oci-sif:FILE, squashfs:FILE, dir:PATH, tar:FILE,\n" +
-			"or - for a tar stream on standard input. A bare path goes by its content.\n\n" +
+			"SRC is an image in layers (docker://, oci:, oci-archive:, docker-archive:, docker-daemon:), oras://, sif:FILE, oci-sif:FILE, squashfs:FILE,\n" +
+			"dir:PATH, tar:FILE, or - for a tar stream on standard input; oci-archive:- and docker-archive:- are archives there, compressed or not. A bare\n" +
+			"path goes by its content.\n\n" +
 			"DEST is sif:FILE, oci-sif:FILE, squashfs:FILE, tar:FILE, dir:PATH, oci:DIR[:TAG], oci-archive:FILE[:TAG] or\n" +
 			"docker-archive:FILE[:NAME:TAG]. A bare path goes by its extension: .sif, .oci.sif, .sqfs, .sqsh, .squashfs or .tar. The layers of OCI forms are what --layers says.",
 		Args: cobra.ExactArgs(2),
@@ -216,6 +217,9 @@ func (f *flags) input(ctx context.Context, stdin io.Reader, src string) (*conver
 		return dirInput(path)
 	}
 	if path, ok := strings.CutPrefix(src, "tar:"); ok {
+		if path == "-" {
+			return convert.FromTar(stdin), io.NopCloser(nil), nil
+		}
 		return tarInput(path)
 	}
 	for _, prefix := range []string{"sif:", "oci-sif:", "squashfs:"} {
@@ -272,6 +276,17 @@ func (f *flags) bareInput(ctx context.Context, path string, refErr error) (*conv
 		if !errors.Is(err, sif.ErrFormat) && !errors.Is(err, squashfs.ErrFormat) {
 			return nil, nil, err
 		}
+	}
+	if t := archiveKind(path); t != "" {
+		opts, err := f.imageOptions()
+		if err != nil {
+			return nil, nil, err
+		}
+		img, err := image.OpenReference(ctx, image.Reference{Transport: t, Path: path}, opts)
+		if err != nil {
+			return nil, nil, err
+		}
+		return convert.FromImage(img), io.NopCloser(nil), nil
 	}
 	return tarInput(path)
 }

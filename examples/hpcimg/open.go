@@ -58,7 +58,7 @@ func isRemote(ref string) bool {
 		return false
 	}
 	switch r.Transport {
-	case image.TransportDocker, image.TransportOCI, image.TransportOCIArchive, image.TransportDockerArchive, image.TransportORAS:
+	case image.TransportDocker, image.TransportOCI, image.TransportOCIArchive, image.TransportDockerArchive, image.TransportDockerDaemon, image.TransportORAS:
 		return true
 	default:
 		return false

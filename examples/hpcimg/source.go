@@ -12,7 +12,10 @@ import (
 // imageOptions are the options of image.Open that the command line and the
 // environment ask for.
 func (f *flags) imageOptions() (*image.Options, error) {
-	o := &image.Options{Registry: f.registryOptions()}
+	o := &image.Options{
+		Registry: f.registryOptions(), Daemon: image.DaemonOptions{Address: f.daemonAddress()},
+		Input: f.std.in, TempDir: f.tmpDir,
+	}
 	if f.blobs != nil {
 		o.Cache = f.blobs
 	}
