@@ -14,6 +14,7 @@ func newArena(size int) *arena {
 	if err != nil {
 		return &arena{make([]byte, size)}
 	}
+	_ = unix.Madvise(data, unix.MADV_HUGEPAGE) // the kernel looks up each page of what it sends
 	a := &arena{data}
 	runtime.AddCleanup(a, func(data []byte) { _ = unix.Munmap(data) }, data)
 	return a

@@ -53,17 +53,17 @@ func newBlockCache(limit int64, blockSize int, decode func([]byte, squashfs.Bloc
 	c := &blockCache{shards: make([]blockShard, shards), decode: decode, size: blockSize}
 	c.slots = slots / shards * shards
 	c.arena = newArena(c.slots * (blockSize + slack))
-	rest := c.arena.data
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.cache = c
 		s.entries = make(map[squashfs.Block]*block)
 		s.ring.prev, s.ring.next = &s.ring, &s.ring
-		for range c.slots / shards {
-			b := &block{shard: s, buf: rest[: blockSize : blockSize+slack]}
-			rest = rest[blockSize+slack:]
-			s.link(b)
-		}
+	}
+	// Slots go to the shards by turns, so that what is used first lies together.
+	for i := range c.slots {
+		s := &c.shards[i%shards]
+		at := i * (blockSize + slack)
+		s.link(&block{shard: s, buf: c.arena.data[at : at+blockSize : at+blockSize+slack]})
 	}
 	return c
 }

@@ -8,3 +8,16 @@ import "fmt"
 func FuseData(fd, uid, gid int) string {
 	return fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,default_permissions,allow_other", fd, uid, gid)
 }
+
+// FuseOptions are the options of [Fuse].
+type FuseOptions struct {
+	// Options say which part of the file is the image. Offset may be any number here.
+	Options
+	Tree  *TreeOptions
+	Serve *ServeOptions
+	// AllowOther lets other users, root too, enter a mount that fusermount3 has made. It wants user_allow_other in
+	// /etc/fuse.conf. Mounts that root has made are open to all in any case.
+	AllowOther bool
+	// Helper is the program that mounts for ordinary users; "" means fusermount3 in PATH. Root uses one only if it is set.
+	Helper string
+}

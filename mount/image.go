@@ -18,7 +18,7 @@ type TreeOptions struct {
 	// is for blocks of which they have read a part. The tables of the image are in the reader's cache.
 	CacheSize int64
 	// ReadAhead is how many blocks are decoded beyond what a sequential reader has asked for; 0 means twice the number of
-	// processors but at most 16, -1 none.
+	// processors, at least 8 and at most 16, -1 none.
 	ReadAhead int
 }
 

@@ -34,7 +34,7 @@ func newReadAhead(c *blockCache, depth int) *readAhead {
 	procs := runtime.GOMAXPROCS(0)
 	switch {
 	case depth == 0:
-		depth = 2 * procs
+		depth = max(8, 2*procs)
 	case depth < 0:
 		depth = 0
 	}
@@ -77,6 +77,8 @@ func (a *readAhead) work() {
 		if held, err := a.cache.acquire(b); err == nil {
 			held.release()
 		} // else: whoever reads the block gets the error
+		runtime.Gosched() // requests that have come meanwhile go first
+		runtime.Gosched() // requests that have come meanwhile go first
 	}
 }
 

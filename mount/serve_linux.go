@@ -27,6 +27,9 @@ type Server struct {
 	mounted atomic.Bool
 	done    chan struct{}
 
+	unmount func() error // of a mount of our own
+	image   *os.File     // to be closed in the end
+
 	mu      sync.Mutex
 	readers []*reader
 	running int
@@ -49,8 +52,9 @@ type reader struct {
 // caller must see to it that no other process keeps the descriptor, as the mount lives on with it. It returns at once, and
 // the server works until the file system is unmounted or Close is called.
 //
-// The process that serves must not use the mount itself in a way that stops its other threads: neither start a program from
-// it nor, while a child of vfork is there, touch it.
+// The process that serves had better not use the mount itself: neither start a program from it, nor touch it while there is a
+// child of vfork, nor open files by package os, whose poller the kernel has ask the server whether they can be polled.
+// (Mounts that [Fuse] has made have been asked already.)
 func Serve(dev *os.File, t Tree, o *ServeOptions) (*Server, error) {
 	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -97,6 +101,9 @@ func (s *Server) finish() {
 		}
 	}
 	_ = unix.Close(s.first)
+	if s.image != nil {
+		_ = s.image.Close()
+	}
 	s.closed = true
 	close(s.done)
 }
@@ -144,7 +151,9 @@ func (r *reader) run() error {
 			if !r.s.a.answer(r.buf[:n], &r.r) {
 				continue
 			}
-			if err := r.write(); err != nil {
+			err := r.write()
+			r.r.body.release()
+			if err != nil {
 				return err
 			}
 		case err == nil, errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED):
@@ -184,7 +193,6 @@ func (r *reader) write() error {
 			continue
 		case 0, syscall.ENOENT, syscall.ENODEV, syscall.EBADF, syscall.EPERM, syscall.ECONNABORTED:
 			// Nobody waits for the reply any more. If the connection is gone, the next read says so.
-			r.r.reset()
 			return nil
 		}
 		return &fs.PathError{Op: "write", Path: "/dev/fuse", Err: errno}
@@ -206,9 +214,21 @@ func (s *Server) Wait() error {
 	return s.err
 }
 
-// Close ends the server. A mount that is still there fails with ENOTCONN from then on, and remains to be unmounted. Close
-// returns when all threads are done; a second call does nothing.
+// Close ends the server. A mount that [Fuse] has made is removed; one of somebody else remains, and whoever uses it gets
+// ENOTCONN. Close returns when all threads are done; a second call does nothing.
 func (s *Server) Close() error {
+	if s.unmount == nil {
+		return s.end()
+	}
+	select {
+	case <-s.done: // there is no telling what is mounted there now
+		return nil
+	default:
+		return errors.Join(s.unmount(), s.end())
+	}
+}
+
+func (s *Server) end() error {
 	var end [2]int
 	if err := unix.Pipe2(end[:], unix.O_CLOEXEC); err != nil {
 		return os.NewSyscallError("pipe2", err)

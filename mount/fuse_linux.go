@@ -1,0 +1,204 @@
+package mount
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"hpcimg/squashfs"
+)
+
+// fuseType is what mount(8) shows of our mounts.
+const fuseType = "fuse.hpcimg"
+
+// Fuse mounts the image in the file at path on the directory target and serves it from this process: read-only, nosuid,
+// nodev. Root mounts it itself and for all users; others through fusermount3, for themselves. It returns when the image is
+// mounted; the server works until the mount is gone: Server.Close removes it, [Unmount] and umount(8) do too.
+//
+// Mounts of ordinary users go with the process, even if it is killed; those of root stay, and fail with ENOTCONN, until they
+// are removed. Nil options are the defaults.
+func Fuse(ctx context.Context, path, target string, o *FuseOptions) (*Server, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := FuseFile(ctx, f, target, o)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return s, nil
+}
+
+// FuseFile is Fuse with an open file, which belongs to the server from then on if there is no error.
+func FuseFile(ctx context.Context, f *os.File, target string, o *FuseOptions) (*Server, error) {
+	if o == nil {
+		o = &FuseOptions{}
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	size := cmp.Or(o.Size, st.Size()-o.Offset)
+	if o.Offset < 0 || size < 0 || o.Offset > st.Size() || size > st.Size()-o.Offset {
+		return nil, &fs.PathError{Op: "fuse", Path: f.Name(), Err: fmt.Errorf("%d bytes at %d in a file of %d: %w", size, o.Offset, st.Size(), fs.ErrInvalid)}
+	}
+	reader, err := squashfs.NewReader(io.NewSectionReader(f, o.Offset, size), size, nil)
+	if err != nil {
+		return nil, &fs.PathError{Op: "fuse", Path: f.Name(), Err: err}
+	}
+	dev, unmount, err := openMount(ctx, f.Name(), target, o)
+	if err != nil {
+		return nil, err
+	}
+	s, err := Serve(dev, NewTree(reader, o.Tree), o.Serve)
+	if err != nil {
+		return nil, errors.Join(err, unmount())
+	}
+	s.unmount = unmount
+	s.image = f
+	if err := s.settle(target); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// settle makes the kernel ask whether the files of a mount can be polled, which it does once. The poller of the Go runtime would
+// ask at any opening of a file by package os, and keep the server from hearing of the question, for good.
+func (s *Server) settle(target string) error {
+	fd, err := unix.Open(target+"/"+s.a.pollName, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: target, Err: err}
+	}
+	defer unix.Close(fd)
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return os.NewSyscallError("poll", err)
+}
+
+// openMount mounts a file system that nobody serves yet, and returns the device and the way back.
+func openMount(ctx context.Context, source, target string, o *FuseOptions) (*os.File, func() error, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	if os.Geteuid() != 0 || o.Helper != "" {
+		return helperMount(ctx, source, target, o)
+	}
+	dev, err := os.OpenFile(fuseDevice, os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	data := FuseData(int(dev.Fd()), 0, 0)
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+	if err := unix.Mount(source, target, fuseType, flags, data); err != nil {
+		return nil, nil, errors.Join(&fs.PathError{Op: "mount", Path: target, Err: err}, dev.Close())
+	}
+	return dev, func() error { return detach(target) }, nil
+}
+
+const fuseDevice = "/dev/fuse"
+
+func detach(target string) error {
+	err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) { // it is gone already
+		return &fs.PathError{Op: "umount", Path: target, Err: err}
+	}
+	return nil
+}
+
+// helperMount asks fusermount3, which is set-uid root, for a mount. The helper stays, and unmounts when the other end of the
+// socket is closed: that is, when this process ends, in whatever way.
+func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ *os.File, _ func() error, err error) {
+	program, err := exec.LookPath(cmp.Or(o.Helper, "fusermount3"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("an ordinary user mounts with fusermount3, of the package fuse3: %w", err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "fusermount3"), os.NewFile(uintptr(pair[1]), "fusermount3")
+	defer theirs.Close()
+	options := "ro,nosuid,nodev,default_permissions,auto_unmount,subtype=hpcimg,fsname=" + escapeOption(source)
+	if o.AllowOther {
+		options += ",allow_other"
+	}
+	var text bytes.Buffer
+	cmd := exec.Command(program, "-o", options, "--", target)
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Stderr = &limitedWriter{w: &text, n: 4096}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, errors.Join(err, ours.Close())
+	}
+	_ = theirs.Close()
+	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(pair[0], unix.SHUT_RDWR) })
+	dev, err := receiveFile(pair[0])
+	stop()
+	if err != nil {
+		_ = ours.Close()
+		_ = cmd.Wait()
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		if message := strings.TrimSpace(text.String()); message != "" {
+			err = errors.New(message)
+		}
+		return nil, nil, &fs.PathError{Op: "fusermount3", Path: target, Err: err}
+	}
+	go func() { _ = cmd.Wait() }()
+	return dev, ours.Close, nil
+}
+
+// escapeOption escapes what separates options.
+func escapeOption(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `,`, `\,`).Replace(s)
+}
+
+// limitedWriter drops what is too much.
+type limitedWriter struct {
+	w io.Writer
+	n int
+}
+
+func (l *limitedWriter) Write(p []byte) (int, error) {
+	k := min(len(p), l.n)
+	l.n -= k
+	_, err := l.w.Write(p[:k])
+	return len(p), err
+}
+
+// receiveFile takes one descriptor from a socket.
+func receiveFile(socket int) (*os.File, error) {
+	var data [16]byte
+	oob := make([]byte, unix.CmsgSpace(4*4))
+	_, n, _, _, err := unix.Recvmsg(socket, data[:], oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	var fds []int
+	for i := range messages {
+		more, err := unix.ParseUnixRights(&messages[i])
+		if err == nil {
+			fds = append(fds, more...)
+		}
+	}
+	if len(fds) != 1 {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		return nil, errors.New("no device was handed over")
+	}
+	return os.NewFile(uintptr(fds[0]), fuseDevice), nil
+}
