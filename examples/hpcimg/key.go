@@ -31,7 +31,8 @@ func newKey(f *flags) *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	c.AddCommand(newKeyNew(f), newKeyImport(f), newKeyExport(f), newKeyList(f), newKeyRemove(f), newKeyID(f))
+	c.AddCommand(newKeyNew(f), newKeyImport(f), newKeyExport(f), newKeyList(f), newKeyRemove(f), newKeyID(f),
+		newKeySearch(f), newKeyPull(f), newKeyPush(f))
 	for _, sub := range c.Commands() {
 		f.addKeysDir(sub)
 	}

@@ -59,6 +59,7 @@ var arrows = map[string]rule{
 	},
 
 	"sign/cosign": {"sign image", "opencontainers/go-digest opencontainers/image-spec", "signatures beside images in a registry, through whatever client the caller has"},
+	"sign/hkp":    {"sign", "", "key servers, for those who ask one; package sign never does"},
 	"sign/policy": {"sign sif", "BurntSushi/toml", "decides by what sign has found; a file says how"},
 
 	"convert": {

@@ -1,0 +1,4 @@
+package hkp
+
+// ParseIndex is parseIndex.
+var ParseIndex = parseIndex
