@@ -393,6 +393,8 @@ func TestFormErrors(t *testing.T) {
 		"unknown form":           {Form: "iso"},
 		"unknown layers":         {Form: convert.FormOCI, OCI: convert.OCIOptions{Layers: "iso"}},
 		"lz4 layers":             {Form: convert.FormOCI, Compression: squashfs.CompressionLZ4},
+		"docker archive, name":   {Form: convert.FormDockerArchive, OCI: convert.OCIOptions{Tag: "Not/A Name"}},
+		"docker archive, digest": {Form: convert.FormDockerArchive, OCI: convert.OCIOptions{Tag: "demo@sha256:" + strings.Repeat("0", 64)}},
 		"docker archive of more": {Form: convert.FormDockerArchive, OCI: convert.OCIOptions{Layers: convert.LayersEstargz}},
 	} {
 		if _, err := convert.Convert(t.Context(), convert.FromImage(img), filepath.Join(dir, "x"), &o); err == nil || !strings.Contains(err.Error(), "form") {

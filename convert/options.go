@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"hpcimg/image"
 	"hpcimg/image/cache"
 	"hpcimg/squashfs"
 )
@@ -94,7 +95,8 @@ type Options struct {
 type OCIOptions struct {
 	// Layers is what the image's layers are. Default: LayersTar, and LayersSquashfs in an OCI-SIF, where they can be nothing else.
 	Layers LayerForm
-	// Tag is the name of the image in a layout or archive. Default: none.
+	// Tag is the name of the image in a layout or archive; in a Docker archive one that a registry could have it under, such as
+	// python:3.12. Default: none.
 	Tag string
 	// Prioritized are files that a node is to fetch ahead, for LayersEstargz. It needs space for the image in TempDir.
 	Prioritized []string
@@ -189,6 +191,12 @@ func (o *Options) checkForm() error {
 	}
 	if o.Form == FormDockerArchive && o.OCI.Layers != LayersTar {
 		return fmt.Errorf("%w: a docker-archive has layers that are tar streams, not %s", ErrForm, o.OCI.Layers)
+	}
+	if o.Form == FormDockerArchive && o.OCI.Tag != "" {
+		ref, err := image.ParseReference(string(image.TransportDocker) + "://" + o.OCI.Tag)
+		if err != nil || ref.Digest != "" {
+			return fmt.Errorf("%w: %q is no name that an image can have in a docker-archive, such as python:3.12", ErrForm, o.OCI.Tag)
+		}
 	}
 	if o.OCI.Layers == LayersTar && o.Compression == squashfs.CompressionLZ4 {
 		return fmt.Errorf("%w: layers that are tar streams cannot be compressed by lz4", ErrForm)
