@@ -19,8 +19,9 @@ type Cmd struct {
 	Spec *Spec
 	// Plan is used instead of compiling Spec, unless nil.
 	Plan *Plan
-	// Executor is that of StartOptions.
+	// Executor and Session are those of StartOptions.
 	Executor Executor
+	Session  *Session
 	// Stdin, Stdout and Stderr are the command's. Files are passed on; anything else is copied. Nil is the null device.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -183,7 +184,7 @@ func (c *Cmd) start(ctx context.Context) error {
 			return err
 		}
 	}
-	o := StartOptions{Executor: c.Executor}
+	o := StartOptions{Executor: c.Executor, Session: c.Session}
 	var err error
 	if o.Stdin, err = c.input(); err != nil {
 		return err

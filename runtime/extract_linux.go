@@ -42,7 +42,7 @@ func (p *Plan) unpack(ctx context.Context, root *os.Root) error {
 }
 
 // serve does for the child what it cannot do itself, in the order in which it asks.
-func (p *Plan) serve(ctx context.Context, pid int, socket *os.File) error {
+func (p *Plan) serve(ctx context.Context, pid int, socket *os.File, held *shared) error {
 	if p.idMaps[users] != nil {
 		if err := p.applyMaps(ctx, pid, socket); err != nil {
 			return err
@@ -50,11 +50,15 @@ func (p *Plan) serve(ctx context.Context, pid int, socket *os.File) error {
 	}
 	switch {
 	case p.backend == BackendFUSE:
-		return p.serveFUSE(ctx, socket)
+		if err := p.serveFUSE(ctx, socket, held); err != nil {
+			return err
+		}
 	case p.backend == BackendExtract && p.extractDir == "":
-		return p.fill(ctx, socket)
+		if err := p.fill(ctx, socket); err != nil {
+			return err
+		}
 	}
-	return nil
+	return p.receiveNamespaces(ctx, socket, held)
 }
 
 // fill waits for the descriptor of the child's tmpfs, fills it, and lets the child go on.
@@ -81,50 +85,70 @@ func (p *Plan) fill(ctx context.Context, socket *os.File) error {
 var errNoDescriptor = errors.New("the child sent no descriptor")
 
 func receive(ctx context.Context, socket *os.File) (*os.File, error) {
-	rights, err := message(ctx, socket)
+	_, rights, err := message(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
+	files, err := received(rights)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, errNoDescriptor
+	}
+	return files[0], nil
+}
+
+// received returns the descriptors of a control message.
+func received(rights []byte) ([]*os.File, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil || len(messages) != 1 {
 		return nil, errNoDescriptor
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
+	if err != nil {
 		return nil, errNoDescriptor
 	}
-	return os.NewFile(uintptr(fds[0]), "image"), nil
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), "received")
+	}
+	return files, nil
 }
 
 // await waits for a byte without a descriptor.
 func await(ctx context.Context, socket *os.File) error {
-	_, err := message(ctx, socket)
+	_, _, err := message(ctx, socket)
 	return err
 }
 
-// message takes one byte from a socket, and what comes with it.
-func message(ctx context.Context, socket *os.File) (control []byte, err error) {
+// message takes one byte from a socket, and the descriptors that come with it.
+func message(ctx context.Context, socket *os.File) (what byte, control []byte, err error) {
 	conn, err := socket.SyscallConn()
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	// Closing it ends the wait.
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	defer stop()
+	const most = 4
 	var n, oobn int
-	oob := make([]byte, unix.CmsgSpace(4))
+	p, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*most))
 	var recvErr error
 	err = conn.Read(func(fd uintptr) bool {
-		n, oobn, _, _, recvErr = unix.Recvmsg(int(fd), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, _, _, recvErr = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
 		return !errors.Is(recvErr, unix.EAGAIN) && !errors.Is(recvErr, unix.EINTR)
 	})
 	switch err = errors.Join(err, recvErr); {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return 0, nil, ctx.Err()
 	case err == nil && n != 1:
-		return nil, errNoDescriptor
+		return 0, nil, errNoDescriptor
 	}
-	return oob[:oobn], err
+	return p[0], oob[:oobn], err
 }
 
 // unpackOnDisk extracts the image into a directory in a new one, and returns a function that removes both.

@@ -98,7 +98,18 @@ func (e *emitter) fuse(base string) {
 }
 
 // serveFUSE waits for the device and answers for the image from then on, until nobody has it mounted any more.
-func (p *Plan) serveFUSE(ctx context.Context, socket *os.File) error {
+func (p *Plan) serveFUSE(ctx context.Context, socket *os.File, held *shared) error {
+	dev, err := receive(ctx, socket)
+	if err != nil {
+		return err
+	}
+	if p.joined != nil {
+		held.fuse, _ = cloneFUSE(dev) // without it, nobody can take over
+	}
+	return p.serveDevice(dev)
+}
+
+func (p *Plan) serveDevice(dev *os.File) error {
 	tree := p.tree
 	if tree == nil {
 		r, err := squashfs.NewReader(io.NewSectionReader(p.file, p.offset, p.size), p.size, nil)
@@ -106,12 +117,9 @@ func (p *Plan) serveFUSE(ctx context.Context, socket *os.File) error {
 			tree, err = p.newTree(r)
 		}
 		if err != nil {
+			dev.Close()
 			return err
 		}
-	}
-	dev, err := receive(ctx, socket)
-	if err != nil {
-		return err
 	}
 	if _, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner}); err != nil {
 		dev.Close()

@@ -24,6 +24,10 @@ var programs = []string{"sh", "cat", "chown", "env", "false", "id", "ls", "mkdir
 const (
 	rootVar = "HPCIMG_TEST_ROOT" // a directory with "root" and "image.sqfs"
 	helpVar = "HPCIMG_TEST_HELP" // makes the binary something that a test runs
+	// For what it runs: the directory of a session, whether it makes a user namespace as root too, the executor.
+	sessionVar  = "HPCIMG_TEST_SESSION"
+	userVar     = "HPCIMG_TEST_USER"
+	executorVar = "HPCIMG_TEST_EXECUTOR"
 )
 
 func TestMain(m *testing.M) {
@@ -213,12 +217,23 @@ func help() int {
 		return hpcrun.ExitCode(err)
 	}
 	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1], Backend: hpcrun.Backend(os.Args[2]), FUSEDevice: os.Getenv("HPCIMG_FUSE")}, Args: []string{"sleep", "1000"}}
+	var o hpcrun.StartOptions
+	if dir := os.Getenv(sessionVar); dir != "" {
+		var err error
+		if o.Session, err = hpcrun.OpenSession(dir, "test"); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		spec.Shared = true
+	}
+	spec.Namespaces.User = os.Getenv(userVar) != ""
+	o.Executor = hpcrun.Executor(os.Getenv(executorVar))
 	plan, err := hpcrun.Compile(context.Background(), &spec)
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	p, err := plan.Start(context.Background(), nil)
+	p, err := plan.Start(context.Background(), &o)
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	goruntime "runtime"
 	"strings"
 )
@@ -24,5 +25,21 @@ func compile(_ context.Context, spec *Spec) (*Plan, error) {
 	}
 	return nil, unsupported()
 }
+
+// session is nothing here.
+type session struct{}
+
+// OpenSession returns errors.ErrUnsupported.
+func OpenSession(dir, _ string) (*Session, error) {
+	return nil, &SessionError{Path: dir, Err: unsupported()}
+}
+
+// Wait returns at once.
+func (s *Session) Wait(ctx context.Context) error { return ctx.Err() }
+
+// Close does nothing.
+func (s *Session) Close() error { return nil }
+
+func (p *Process) signal(os.Signal) error { return unsupported() }
 
 func (p *Plan) start(context.Context, *StartOptions) (*Process, error) { return nil, unsupported() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 )
 
 // StartOptions are the options of Plan.Start.
@@ -13,6 +14,9 @@ type StartOptions struct {
 	Stdin, Stdout, Stderr *os.File
 	// Executor is how the plan is carried out. Leave it to ExecutorAuto, unless to test or to find a fault.
 	Executor Executor
+	// Session, if set, has the command join the namespaces and mounts of whoever came first there, or make them for those
+	// who come later. The plan has to be Shared. Keep the session open until Session.Wait has returned.
+	Session *Session
 }
 
 // Executor is a way to carry out a plan. All make the same system calls with the same errors.
@@ -31,8 +35,10 @@ const (
 
 // Process is a command that runs in an image.
 type Process struct {
-	pid     int
-	process *os.Process
+	pid int
+	// mu keeps the process from being reaped while it is sent a signal.
+	mu     sync.Mutex
+	reaped bool
 	// executor is what carried out the plan.
 	executor Executor
 	done     chan struct{} // closed when the process has been waited for
@@ -70,12 +76,7 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Signal sends a signal; os.ErrProcessDone says that it came too late.
 func (p *Process) Signal(sig os.Signal) error {
-	select {
-	case <-p.done:
-		return os.ErrProcessDone
-	default:
-		return p.process.Signal(sig)
-	}
+	return p.signal(sig)
 }
 
 // Kill ends the command.

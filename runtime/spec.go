@@ -39,6 +39,8 @@ type Spec struct {
 	Contain Contain
 	// Omit leaves out single mounts.
 	Omit Omit
+	// Shared lets the plan be started in a Session. It cannot have namespaces but those for mounts and users.
+	Shared bool
 	// Namespaces are made besides those for mounts and, unless root, users.
 	Namespaces Namespaces
 	// Binds are directories and files of the host that are visible in the image.
@@ -268,6 +270,9 @@ func (s *Spec) validate() error {
 		return invalid("HostDir", s.HostDir, "not absolute")
 	case s.Home.Target != "" && !path.IsAbs(s.Home.Target):
 		return invalid("Home.Target", s.Home.Target, "not absolute")
+	}
+	if ns := s.Namespaces; s.Shared && (ns.PID || ns.IPC || ns.Net || ns.Hostname != "" || s.Contain == ContainAll) {
+		return invalid("Shared", "true", "not with namespaces besides those for mounts and users")
 	}
 	if s.Overlay.Tmpfs && s.Overlay.Dir != "" {
 		return invalid("Overlay.Dir", s.Overlay.Dir, "changes go either there or to memory")

@@ -55,10 +55,20 @@ func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 		return nil, err
 	}
 	executor, err := executors(o.Executor)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case o.Session == nil:
+		return p.startAlone(ctx, o, executor, nil)
+	case p.joined == nil:
+		return nil, fmt.Errorf("runtime: the plan cannot be started in a session, since its specification is not Shared: %w", fs.ErrInvalid)
 	}
-	r, err := p.prepare(ctx, [3]*os.File{o.Stdin, o.Stdout, o.Stderr})
+	return p.startIn(ctx, o, executor)
+}
+
+// startAlone makes all that the plan says. With lead, others can have it too: lead is called when it is there.
+func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Executor, lead func(*shared) error) (*Process, error) {
+	r, err := p.prepare(ctx, o)
 	defer r.close()
 	if err != nil {
 		if r.remove != nil {
@@ -72,22 +82,68 @@ func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 	}
 	if r.child != nil {
 		r.child.Close() // the copy of the child is the only one now, and closed if it fails
-		if err := p.serve(ctx, child.PID, r.parent); err != nil && !errors.Is(err, errNoDescriptor) {
+		held := &shared{}
+		err := p.serve(ctx, child.PID, r.parent, held)
+		if err == nil && lead != nil {
+			err = lead(held)
+		} else {
+			held.close()
+		}
+		if err != nil && !errors.Is(err, errNoDescriptor) {
 			child.Close()
 			_ = proc.Kill()
 			_, _ = proc.Wait()
 			return nil, err
 		}
 	}
-	if err := child.Ready(ctx); err != nil {
-		_ = proc.Kill()
-		_, _ = proc.Wait()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, setupError(err)
+	if err := proc.ready(ctx, child); err != nil {
+		return nil, err
 	}
 	return proc, nil
+}
+
+// ready waits until the command is executed. Without it, nothing of the process remains.
+func (p *Process) ready(ctx context.Context, child *fork.Child) error {
+	err := child.Ready(ctx)
+	if err == nil {
+		return nil
+	}
+	_ = p.Kill()
+	_, _ = p.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return setupError(err)
+}
+
+// reap waits for the end. The first use of an os.Process in a program starts a child to try something out, so it happens
+// while the command is being set up, and signals do without one.
+func (p *Process) reap() {
+	process, _ := os.FindProcess(p.pid) // never fails here
+	for {
+		var info unix.Siginfo
+		if err := unix.Waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			break
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state, p.err = process.Wait()
+	p.reaped = true
+}
+
+// signal sends a signal to a process that has not been reaped: its number is nobody else's.
+func (p *Process) signal(sig os.Signal) error {
+	number, ok := sig.(unix.Signal)
+	if !ok {
+		return fmt.Errorf("runtime: signal %v: %w", sig, errors.ErrUnsupported)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return os.ErrProcessDone
+	}
+	return os.NewSyscallError("kill", unix.Kill(p.pid, number))
 }
 
 func setupError(err error) error {
@@ -99,27 +155,13 @@ func setupError(err error) error {
 }
 
 // prepare opens what the table refers to. It returns what it has opened even if it fails.
-func (p *Plan) prepare(ctx context.Context, stdio [3]*os.File) (*resources, error) {
-	r := &resources{files: make(map[fork.FD]*os.File), calls: p.calls}
-	var err error
-	for i, name := range []fork.FD{"stdin", "stdout", "stderr"} {
-		if r.files[name] = stdio[i]; stdio[i] != nil {
-			continue
-		}
-		if r.null == nil {
-			if r.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
-				return r, err
-			}
-		}
-		r.files[name] = r.null
-	}
-	if err := p.unchanged(); err != nil {
+func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error) {
+	r, err := p.admitted(ctx, o)
+	if err != nil {
 		return r, err
 	}
-	if err := p.ask(ctx); err != nil {
-		return r, err
-	}
-	if p.idMaps[users] != nil || p.backend == BackendFUSE || p.backend == BackendExtract && p.extractDir == "" {
+	r.calls = p.calls
+	if p.joined != nil || p.idMaps[users] != nil || p.backend == BackendFUSE || p.backend == BackendExtract && p.extractDir == "" {
 		if err := r.socketpair(); err != nil {
 			return r, err
 		}
@@ -137,6 +179,28 @@ func (p *Plan) prepare(ctx context.Context, stdio [3]*os.File) (*resources, erro
 		}
 	}
 	return r, err
+}
+
+// admitted opens the command's streams, and has the image looked at once more.
+func (p *Plan) admitted(ctx context.Context, o *StartOptions) (*resources, error) {
+	r := &resources{files: make(map[fork.FD]*os.File)}
+	streams := map[fork.FD]*os.File{"stdin": o.Stdin, "stdout": o.Stdout, "stderr": o.Stderr}
+	for name, f := range streams {
+		if r.files[name] = f; f != nil {
+			continue
+		}
+		if r.null == nil {
+			var err error
+			if r.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+				return r, err
+			}
+		}
+		r.files[name] = r.null
+	}
+	if err := p.unchanged(); err != nil {
+		return r, err
+	}
+	return r, p.ask(ctx)
 }
 
 func (r *resources) socketpair() error {
@@ -173,13 +237,12 @@ func launch(calls []fork.Call, o *fork.Options, cleanup func()) (*Process, *fork
 			started <- result{err: fmt.Errorf("runtime: %w", err)}
 			return
 		}
-		osProc, _ := os.FindProcess(child.PID) // never fails here
-		proc := &Process{pid: child.PID, process: osProc, executor: ExecutorMemfd, done: make(chan struct{})}
+		proc := &Process{pid: child.PID, executor: ExecutorMemfd, done: make(chan struct{})}
 		if child.Executor == fork.ExecutorFork {
 			proc.executor = ExecutorFork
 		}
 		started <- result{proc, child, nil}
-		proc.state, proc.err = osProc.Wait()
+		proc.reap()
 		cleanup()
 		close(proc.done)
 	}()

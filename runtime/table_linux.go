@@ -14,6 +14,11 @@ import (
 type table struct {
 	calls []fork.Call
 	clone uintptr // namespaces that the child is made in
+	// joined are the calls of those who join a session instead, and common tells whether two plans mount the same; nil unless
+	// the plan is Shared.
+	joined  []fork.Call
+	common  []byte
+	private bool // with a user namespace
 	// extracted is the index of the call that opens the directory of ExtractDir, whose name is chosen at the start.
 	extracted int
 }
@@ -25,6 +30,12 @@ func (t *table) write(b *strings.Builder) {
 		b.WriteString("     clone(SIGCHLD)\n")
 	}
 	for i, c := range t.calls {
+		fmt.Fprintf(b, "%4d %v\n", i, c)
+	}
+	if t.joined != nil {
+		b.WriteString("# who joins a session makes these instead:\n")
+	}
+	for i, c := range t.joined {
 		fmt.Fprintf(b, "%4d %v\n", i, c)
 	}
 }
@@ -42,6 +53,9 @@ func (c *compiler) emit() {
 	e := &emitter{compiler: c, stage: c.host.staging}
 	e.add(fork.PDeathSig(), fork.ParentAlive())
 	e.namespaces()
+	if e.spec.Shared {
+		e.openNamespaces()
+	}
 	e.add(fork.Mount(fork.At(""), fork.At("/"), "", unix.MS_REC|unix.MS_SLAVE))
 	e.sources()
 	e.add(
@@ -54,6 +68,9 @@ func (c *compiler) emit() {
 		e.item(it)
 	}
 	e.add(fork.Fchdir("root"), fork.Pivot(), fork.Detach("."), fork.Chdir("/"), fork.RestoreUmask())
+	if e.spec.Shared {
+		e.share()
+	}
 	e.finish()
 	c.plan.calls, c.plan.env = e.calls, append([]string(nil), c.spec.Env...)
 }

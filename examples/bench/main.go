@@ -23,6 +23,7 @@ const usage = `usage: bench COMMAND [flags]
   squashfs       writing, extracting and memory, beside mksquashfs, tar2sqfs and unsquashfs
   images         make the images that conversions are measured with; root makes them, once
   patch-tuesday  converting five versions of an image, beside Apptainer, SingularityCE, umoci and mksquashfs
+  start          running true in an image, beside bwrap, ch-run and crun
 
 bench COMMAND -h lists the flags.
 `
@@ -39,6 +40,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runImages(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == "patch-tuesday":
 		err = runTuesday(ctx, args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "start":
+		err = runStart(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == childCommand:
 		err = runChild(ctx, args[1:], stdout, stderr)
 	default:

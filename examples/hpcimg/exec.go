@@ -32,6 +32,7 @@ type execFlags struct {
 	backend    string
 	writable   bool
 	overlays   []string
+	trust      bool
 	dryRun     bool
 }
 
@@ -107,6 +108,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
 	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, fuse, extract or directory")
+	fl.BoolVar(&e.trust, "trust", false, "give the image to the kernel unchecked (root)")
 	fl.BoolVar(&e.writable, "writable-tmpfs", false, "make the image writable in memory: changes go with the command")
 	fl.StringArrayVar(&e.overlays, "overlay", nil, "keep changes to the image in a directory: DIR; or lay one over it: DIR:ro (may be repeated)")
 	fl.BoolVar(&e.dryRun, "dry-run", false, "print the system calls instead of making them")
@@ -139,6 +141,7 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 	case e.contain:
 		spec.Contain = hpcrun.ContainFiles
 	}
+	spec.Image.Trusted = e.trust
 	if e.fakeroot {
 		spec.Identity = hpcrun.IdentityRootRange
 	}

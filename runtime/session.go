@@ -1,0 +1,29 @@
+package runtime
+
+import "fmt"
+
+// A Session is shared by processes of one user on one node, such as the ranks of a job step: the first that starts a plan
+// makes its namespaces and mounts, the others join them. So all are in one user namespace, as MPI over shared memory needs,
+// and have one mount, with one cache.
+//
+// Only plans with Spec.Shared can be started in a session, and those that differ in what they mount are kept apart. Who came
+// first leads: it hands descriptors of the namespaces to those who ask over a socket, which only processes of the same user
+// reach. If it ends before the others, even by SIGKILL, one of them takes over, and serves the image as well if that is by
+// FUSE; a read that was in progress then may fail. Nothing remains of a session but empty files, if all of its processes are killed at once;
+// OpenSession removes what others have left like that.
+//
+// A Session may be used by many goroutines.
+type Session struct{ session }
+
+// SessionError says that a session cannot be used.
+type SessionError struct {
+	// Path is the directory or file concerned.
+	Path string
+	Err  error
+}
+
+func (e *SessionError) Error() string {
+	return fmt.Sprintf("runtime: session in %s: %v", e.Path, e.Err)
+}
+
+func (e *SessionError) Unwrap() error { return e.Err }
