@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,13 @@ func (e *emitter) share() {
 	var common bytes.Buffer
 	for _, c := range e.calls {
 		fmt.Fprintln(&common, c)
+	}
+	info := e.plan.identity.info
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		fmt.Fprintln(&common, st.Dev, st.Ino)
+	}
+	if !info.IsDir() {
+		fmt.Fprintln(&common, info.Size(), info.ModTime().UnixNano())
 	}
 	for _, it := range e.items {
 		fmt.Fprintf(&common, "%s %q\n", it.target, it.data)

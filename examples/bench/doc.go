@@ -4,6 +4,7 @@
 //	go run ./examples/bench squashfs [-tree DIR]… [-tar FILE] [-generated] [-size MB] [-rounds N] [-quick] [-only LIST] [-json FILE]
 //	go run ./examples/bench images [-dir DIR] [-only LIST]
 //	go run ./examples/bench patch-tuesday [-images DIR] [-only LIST] [-compression LIST] [-peers LIST] [-apptainer PATH] [-singularity PATH] [-plots DIR] [-json FILE]
+//	go run ./examples/bench start -root DIR -sif FILE [-sqfs FILE] [-hpcimg PATH] [-uid N] [-rounds N] [-only REGEXP] [-memory LIST] [-json FILE]
 //
 // squashfs writes one tree with package squashfs, mksquashfs and tar2sqfs, for
 // each compressor at several levels; extracts images with squashfs.ExtractTo

@@ -25,7 +25,6 @@ type starter struct {
 	name string
 	user bool
 	argv []string
-	dir  string // working directory; "" is /
 	// hold is started before and ended after all rounds.
 	hold []string
 }

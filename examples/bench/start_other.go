@@ -13,7 +13,9 @@ import (
 
 var errNoStart = fmt.Errorf("start: %w on %s", errors.ErrUnsupported, runtime.GOOS)
 
-func (o *startFlags) measure(context.Context, io.Writer) ([]*startResult, error) { return nil, errNoStart }
+func (o *startFlags) measure(context.Context, io.Writer) ([]*startResult, error) {
+	return nil, errNoStart
+}
 
 func (o *startFlags) measureMemory(context.Context) ([]*startResult, error) { return nil, errNoStart }
 

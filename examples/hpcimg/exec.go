@@ -33,6 +33,8 @@ type execFlags struct {
 	writable   bool
 	overlays   []string
 	trust      bool
+	session    string
+	shared     bool // there is a session
 	dryRun     bool
 }
 
@@ -76,17 +78,25 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 		if err != nil {
 			return setupError(fmt.Errorf("%s: %w", l.path, err))
 		}
+		session, err := f.openSession(e)
+		if err != nil {
+			return setupError(err)
+		}
+		if e.shared = session != nil; e.shared {
+			defer session.Close()
+		}
 		spec, err := f.spec(e, l, argv)
 		if err != nil {
 			return setupError(err)
 		}
+		spec.Shared = session != nil
 		if spec.Image.Admit, err = f.admit(l); err != nil {
 			return setupError(err)
 		}
 		if e.dryRun {
 			return dryRun(cmd, spec)
 		}
-		return runSpec(cmd.Context(), spec, f.std)
+		return runSpec(cmd.Context(), spec, session, f.std)
 	}
 	return c
 }
@@ -105,6 +115,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.nv, "nv", false, "add NVIDIA devices and libraries of the host")
 	fl.BoolVar(&e.rocm, "rocm", false, "add AMD GPU devices of the host")
 	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
+	fl.StringVar(&e.session, "session", "", "share mounts and user namespace with the commands of the same `tag`; auto is the job step (as with --mpi)")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
 	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, fuse, extract or directory")
@@ -271,7 +282,7 @@ func (f *flags) injections(e *execFlags) ([]hpcrun.Injection, error) {
 	}
 	if e.mpi {
 		all = append(all, mpi.Launcher(f.std.env, nil), mpi.Fabric(nil))
-		if os.Geteuid() != 0 || e.fakeroot {
+		if (os.Geteuid() != 0 || e.fakeroot) && !e.shared {
 			all = append(all, hpcrun.Injection{Name: "mpi", Env: mpi.PrivateUserNS()})
 		}
 	}

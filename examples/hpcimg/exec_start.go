@@ -40,8 +40,9 @@ func passedOn() []os.Signal {
 		syscall.SIGALRM, syscall.SIGXCPU)
 }
 
-// runSpec runs spec and ends with the exit status of its command.
-func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
+// runSpec runs spec and ends with the exit status of its command. With a
+// session, it stays as long as others need it, unless it is told to end.
+func runSpec(ctx context.Context, spec *hpcrun.Spec, session *hpcrun.Session, std stdio) error {
 	plan, err := hpcrun.Compile(ctx, spec)
 	if err != nil {
 		return setupError(err)
@@ -53,7 +54,7 @@ func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
 	signal.Notify(fromTerminal, append(heeded(syscall.SIGINT), syscall.SIGQUIT)...)
 	defer signal.Stop(fromTerminal)
 
-	process, err := plan.Start(ctx, &hpcrun.StartOptions{Stdin: asFile(std.in), Stdout: asFile(std.out), Stderr: asFile(std.err)})
+	process, err := plan.Start(ctx, &hpcrun.StartOptions{Stdin: asFile(std.in), Stdout: asFile(std.out), Stderr: asFile(std.err), Session: session})
 	if err != nil {
 		return &exitError{code: hpcrun.ExitCode(err), err: programError(spec, err)}
 	}
@@ -61,6 +62,9 @@ func runSpec(ctx context.Context, spec *hpcrun.Spec, std stdio) error {
 	state, err := process.Wait()
 	if err != nil {
 		return setupError(err)
+	}
+	if session != nil {
+		_ = session.Wait(ctx) // others may depend on what this process serves
 	}
 	if code := exitStatus(state); code != exitOK {
 		return &exitError{code: code}
