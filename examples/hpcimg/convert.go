@@ -329,7 +329,7 @@ func (f *flags) sifInput(ctx context.Context, file *os.File) (*convert.Source, e
 	if err != nil {
 		return nil, err
 	}
-	var part sif.Object
+	part := sif.Object{Size: -1} // an OCI-SIF: all of it
 	if primary, err := container.Primary(); err == nil {
 		part = primary
 	}

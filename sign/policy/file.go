@@ -14,7 +14,7 @@ import (
 )
 
 // CheckFile decides about an open file: a SIF file, a bare squashfs image or a directory. offset and size say which part is going to be
-// mounted; size 0 stands for all from offset. The error is a *DeniedError if it is refused. CheckFile may read all of it.
+// mounted; size 0 stands for all from offset, and a negative size says that none is, but all that is in it read. The error is a *DeniedError if it is refused. CheckFile may read all of it.
 func (p *Policy) CheckFile(ctx context.Context, f *os.File, offset, size int64) (*Decision, error) {
 	path, err := pathOf(f)
 	if err != nil {
@@ -127,16 +127,23 @@ func (c *check) verify(ctx context.Context, f *sif.File) (*Decision, error) {
 		return d, err
 	}
 	if !c.covered(result) {
-		_, err = c.deny(fmt.Errorf("bytes %d to %d, which are to be mounted, are not a partition that was verified", c.offset, c.offset+c.size))
+		what := fmt.Errorf("bytes %d to %d, which are to be mounted, are not an object that was verified", c.offset, c.offset+c.size)
+		if c.size < 0 {
+			what = errors.New("not all of it is covered by a signature")
+		}
+		_, err = c.deny(what)
 		return d, err
 	}
 	return d, nil
 }
 
-// covered reports whether what is to be mounted is a partition that has been verified, and no other bytes.
+// covered reports whether what is to be mounted is a partition, or a layer of an OCI-SIF, that has been verified, and no other bytes.
 func (c *check) covered(r *sign.Result) bool {
+	if c.size < 0 {
+		return !slices.ContainsFunc(r.Objects, func(o sign.Object) bool { return !o.Covered() })
+	}
 	return slices.ContainsFunc(r.Objects, func(o sign.Object) bool {
-		return o.Covered() && o.Type == sif.DataPartition && o.Offset == c.offset && (o.Size == c.size || c.size == 0 && o.Offset+o.Size == c.info.Size())
+		return o.Covered() && (o.Type == sif.DataPartition || o.Type == sif.DataOCIBlob) && o.Offset == c.offset && (o.Size == c.size || c.size == 0 && o.Offset+o.Size == c.info.Size())
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"hpcimg/sif"
 	"hpcimg/sign"
 	"hpcimg/sign/policy"
 )
@@ -192,5 +193,43 @@ func TestCheckManifest(t *testing.T) {
 	_, err = p.CheckManifest(t.Context(), policy.Manifest{Repository: "r.example/any/x", Verify: func(context.Context, []crypto.PublicKey) ([]crypto.PublicKey, error) { return nil, broken }})
 	if !errors.Is(err, broken) || !errors.Is(err, policy.ErrDenied) {
 		t.Errorf("registry away: %v", err)
+	}
+}
+
+// TestOCISIF signs layers in an OCI-SIF, which are no partitions.
+func TestOCISIF(t *testing.T) {
+	a := newKey(t, "A")
+	path := filepath.Join(t.TempDir(), "image.oci.sif")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o755)
+	must(t, err)
+	defer f.Close()
+	must(t, f.Chmod(0o755))
+	w, err := sif.NewOCIWriter(f, &sif.OCIWriterOptions{Blobs: 2})
+	must(t, err)
+	for _, blob := range []string{"hsqs and so on", "config"} {
+		_, err = w.AddBlob(strings.NewReader(blob))
+		must(t, err)
+	}
+	_, err = w.Close(strings.NewReader("{}"))
+	must(t, err)
+	p := newPolicy(t, policy.Config{Default: policy.Rule{Mode: policy.ModeSigned, PrimaryOnly: true}, Keyring: sign.NewKeyring(a)})
+	if _, err := checkPart(t, p, path, 0, -1); !errors.Is(err, policy.ErrDenied) {
+		t.Errorf("unsigned: %v", err)
+	}
+	signedBy(t, path, a)
+	s, err := sif.Open(path)
+	must(t, err)
+	defer s.Close()
+	blob := s.Objects()[0]
+	_, err = checkPart(t, p, path, blob.Offset, blob.Size)
+	must(t, err)
+	_, err = checkPart(t, p, path, 0, -1)
+	must(t, err)
+	if _, err := checkPart(t, p, path, blob.Offset, blob.Size+1); !errors.Is(err, policy.ErrDenied) {
+		t.Errorf("more than the blob: %v", err)
+	}
+	must(t, sif.AddObject(t.Context(), path, &sif.NewObject{Type: sif.DataGeneric, Group: 1, Name: "evil", Data: strings.NewReader("evil")}, nil))
+	if _, err := checkPart(t, p, path, 0, -1); !errors.Is(err, policy.ErrDenied) {
+		t.Errorf("object added: %v", err)
 	}
 }
