@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -291,6 +292,29 @@ func TestHostileDocuments(t *testing.T) {
 				t.Errorf("error %v does not name %s", err, tc.field)
 			}
 		})
+	}
+}
+
+// TestHostileDocumentsAreCheap: no document makes us allocate more than 64 MiB, all in all, before it is refused.
+func TestHostileDocumentsAreCheap(t *testing.T) {
+	most, name := uint64(0), ""
+	for _, tc := range hostileDocuments() {
+		b := blobs{}
+		root := tc.make(b)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := image.New(t.Context(), root, b, amd64())
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > most {
+			most, name = n, tc.name
+		}
+		if err == nil {
+			t.Errorf("%s: accepted", tc.name)
+		}
+	}
+	t.Logf("%d documents, at most %d KiB: %s", len(hostileDocuments()), most>>10, name)
+	if most > 64<<20 {
+		t.Errorf("%s: %d bytes allocated", name, most)
 	}
 }
 

@@ -17,7 +17,7 @@
 //
 // # Questions
 //
-// A [Client] lists tags and resolves references without reading images. It keeps connections and tokens between calls.
+// A [Client] lists tags and referrers, and resolves references without reading images. It keeps connections and tokens between calls.
 //
 // # Credentials
 //

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -94,7 +95,8 @@ func (c *Client) PutBlob(ctx context.Context, ref, mediaType string, data []byte
 	return d, nil
 }
 
-// PutManifest stores a manifest or index, under the tag of ref or, if that has none, its digest, and returns its descriptor.
+// PutManifest stores a manifest or index, under the tag of ref or, if that has none, its digest, and returns its descriptor. If it has
+// a subject it is then among the [Client.Referrers] of that.
 func (c *Client) PutManifest(ctx context.Context, ref, mediaType string, raw []byte) (image.Descriptor, error) {
 	r, repo, err := c.repository(ref, distribution.PullPush)
 	if err != nil {
@@ -109,7 +111,13 @@ func (c *Client) PutManifest(ctx context.Context, ref, mediaType string, raw []b
 	case r.Digest != "" || name == "":
 		name = d.Digest.String()
 	}
-	if _, err := repo.PushManifest(ctx, name, mediaType, raw); err != nil {
+	pushed, err := repo.PushManifest(ctx, name, mediaType, raw)
+	if err == nil {
+		var m image.Manifest // or an index, whose subject is in the same place
+		_ = json.Unmarshal(raw, &m)
+		err = listReferrer(ctx, repo, pushed, d, m)
+	}
+	if err != nil {
 		return image.Descriptor{}, describe("push", r, err)
 	}
 	return d, nil

@@ -109,16 +109,20 @@ func (p *pusher) push(ctx context.Context, ref image.Reference) (image.Descripto
 	if name == "" {
 		name = d.Digest.String()
 	}
-	got, err := p.repo.PushManifest(ctx, name, d.MediaType, p.img.RawManifest())
+	pushed, err := p.repo.PushManifest(ctx, name, d.MediaType, p.img.RawManifest())
 	if err != nil {
 		return image.Descriptor{}, err
 	}
+	got := pushed.Digest
 	if got != "" && got.Validate() != nil {
 		return image.Descriptor{}, fmt.Errorf("the registry says that it stored the manifest as %q, which is no digest",
 			distribution.Clip(got.String(), 100))
 	}
 	if got != "" && got != d.Digest {
 		return image.Descriptor{}, &image.DigestError{Descriptor: d, Got: got, GotSize: d.Size}
+	}
+	if err := listReferrer(ctx, p.repo, pushed, d, p.img.Manifest()); err != nil {
+		return image.Descriptor{}, err
 	}
 	p.report.send(Event{Descriptor: d, Done: d.Size, Complete: true})
 	return d, nil

@@ -137,18 +137,23 @@ func uploadTarget(res *http.Response, d digest.Digest) (string, error) {
 	return u.String(), nil
 }
 
-// PushManifest stores a manifest or index under ref, a tag or its digest, and returns the digest that the registry reports,
-// if it does. It is unchecked.
-func (r *Repository) PushManifest(ctx context.Context, ref, mediaType string, raw []byte) (digest.Digest, error) {
+// Pushed is what a registry says of a manifest that it has stored.
+type Pushed struct {
+	Digest  digest.Digest // unchecked, and empty if it says nothing
+	Subject bool          // the registry lists the manifest among the referrers of its subject
+}
+
+// PushManifest stores a manifest or index under ref, a tag or its digest.
+func (r *Repository) PushManifest(ctx context.Context, ref, mediaType string, raw []byte) (Pushed, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, r.base+"/manifests/"+ref, bytes.NewReader(raw))
 	if err != nil {
-		return "", r.newError(http.MethodPut, "manifest", err)
+		return Pushed{}, r.newError(http.MethodPut, "manifest", err)
 	}
 	req.Header.Set("Content-Type", mediaType)
 	res, err := r.do(req, "manifest", http.StatusCreated, http.StatusAccepted, http.StatusOK)
 	if err != nil {
-		return "", err
+		return Pushed{}, err
 	}
 	discard(res.Body)
-	return digest.Digest(res.Header.Get("Docker-Content-Digest")), nil
+	return Pushed{Digest: digest.Digest(res.Header.Get("Docker-Content-Digest")), Subject: res.Header.Get("OCI-Subject") != ""}, nil
 }
