@@ -37,10 +37,10 @@ type assembly struct {
 	end     int64             // of what is in place, from base
 	packs   []squashfs.PackID // of the layers
 	root    squashfs.PackID
-	files   map[*merge.Inode]*squashfs.Content // of those from AddRoot
-	bundle  []byte                             // for the next version of the image
-	rest    io.WriterAt                        // for all but the segments
-	view    bool                               // they stay where they are
+	files   map[int32]*squashfs.Content // by merge.Inode.Added
+	bundle  []byte                      // for the next version of the image
+	rest    io.WriterAt                 // for all but the segments
+	view    bool                        // they stay where they are
 }
 
 // assembleView makes a squashfs of which only what no layer has is written, and that to memory. Segments must not be published
@@ -183,13 +183,13 @@ func (a *assembly) packRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.files = make(map[*merge.Inode]*squashfs.Content)
+	a.files = make(map[int32]*squashfs.Content)
 	err = a.tree.Walk(func(_ string, i *merge.Inode, _ string) error {
-		if i.Kind != layer.File || i.Index >= 0 {
+		if i.Kind != layer.File || i.Added < 0 {
 			return nil
 		}
 		c, err := packer.Add(ctx, bytes.NewReader(i.Data), i.Size)
-		a.files[i] = c
+		a.files[i.Added] = c
 		return err
 	})
 	pack, closeErr := packer.Close()
@@ -219,7 +219,7 @@ func (a *assembly) addEntries(ctx context.Context) error {
 		case i.Kind == layer.File && i.Index >= 0:
 			e.Content, e.Pack = a.layers[i.Layer].segment.Contents[i.Index], a.packs[i.Layer]
 		case i.Kind == layer.File:
-			e.Content, e.Pack = a.files[i], a.root
+			e.Content, e.Pack = a.files[i.Added], a.root
 		}
 		if err := ctx.Err(); err != nil {
 			return err

@@ -9,11 +9,15 @@ import (
 	"hpcimg/convert/internal/layer"
 )
 
-// Apply applies the entries of a layer, in their order. The tree keeps pointers to them. number is what Inode.Layer will say. Errors are *layer.EntryError,
-// or that of ctx.
+// Apply applies the entries of a layer, in their order. The tree refers to them, so the list must stay as it is. number, which must not be
+// negative, is what Inode.Layer will say. Errors are *layer.EntryError, or that of ctx.
 func (t *Tree) Apply(ctx context.Context, number int32, entries *layer.List) error {
 	const checkEvery = 1024
 	t.current++
+	for len(t.layers) <= int(number) {
+		t.layers = append(t.layers, nil)
+	}
+	t.layers[number] = entries
 	for i, e := range entries.All() {
 		if i%checkEvery == 0 && ctx.Err() != nil {
 			return ctx.Err()
@@ -26,17 +30,19 @@ func (t *Tree) Apply(ctx context.Context, number int32, entries *layer.List) err
 }
 
 func (t *Tree) apply(number, index int32, e *layer.Entry) error {
+	t.nodes.limit += nodesForEntry
 	switch e.Kind {
 	case layer.Opaque:
 		return t.opaque(e.Path)
 	case layer.Whiteout:
 		return t.whiteout(e.Path)
 	}
+	key := inodeKey{layer: number, index: index}
 	if e.Path == "." {
 		if e.Kind != layer.Dir {
 			return layer.ErrUnsafePath
 		}
-		t.root.inode = newInode(number, index, e)
+		t.at(rootNode).inodeKey = key
 		return nil
 	}
 	dirPath, name := split(e.Path)
@@ -44,33 +50,44 @@ func (t *Tree) apply(number, index int32, e *layer.Entry) error {
 	if err != nil {
 		return err
 	}
-	old := dir.child(name)
-	if old != nil && e.Kind == layer.Dir && old.isDir() {
-		old.inode = newInode(number, index, e)
+	old := t.child(dir, name)
+	if old != noNode && e.Kind == layer.Dir && t.isDir(old) {
+		t.at(old).inodeKey = key
 		t.touch(old)
 		return nil
 	}
-	if old != nil {
+	if old != noNode {
 		t.remove(old)
 	}
-	var inode *Inode
 	if e.Kind == layer.HardLink {
-		if inode, err = t.linkTarget(e.Link); err != nil {
-			return err
-		}
-		inode.linked = true
-	} else {
-		inode = newInode(number, index, e)
+		return t.link(dir, name, e.Link)
 	}
 	if e.Kind == layer.Symlink {
-		t.dirs.at = nil
+		t.dirs.at = noNode
 	}
-	t.touch(t.add(dir, name, inode))
+	n, err := t.nodes.add(dir, name, key, e.Kind)
+	if err != nil {
+		return err
+	}
+	t.touch(n)
 	return nil
 }
 
-func newInode(number, index int32, e *layer.Entry) *Inode {
-	return &Inode{Entry: e, Layer: number, Index: index}
+// link makes a further name for what has the path target.
+func (t *Tree) link(dir nodeID, name, target string) error {
+	id, err := t.linkTarget(target)
+	if err != nil {
+		return err
+	}
+	old := t.at(id)
+	old.linked = true
+	n, err := t.nodes.add(dir, name, old.inodeKey, old.kind)
+	if err != nil {
+		return err
+	}
+	t.at(n).linked = true
+	t.touch(n)
+	return nil
 }
 
 func split(path string) (dir, name string) {
@@ -80,24 +97,24 @@ func split(path string) (dir, name string) {
 	return "", path
 }
 
-// linkTarget returns the inode to which a hard link is to be made.
-func (t *Tree) linkTarget(path string) (*Inode, error) {
+// linkTarget returns the name of the inode to which a hard link is to be made.
+func (t *Tree) linkTarget(path string) (nodeID, error) {
 	if path == "." {
-		return nil, fmt.Errorf("%w: to the root directory", layer.ErrHardLink)
+		return noNode, fmt.Errorf("%w: to the root directory", layer.ErrHardLink)
 	}
 	dirPath, name := split(path)
 	dir, err := t.findDir(dirPath)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", layer.ErrHardLink, err)
+		return noNode, fmt.Errorf("%w: %w", layer.ErrHardLink, err)
 	}
-	target := dir.child(name)
+	target := t.child(dir, name)
 	switch {
-	case target == nil:
-		return nil, fmt.Errorf("%w: to %s: %w", layer.ErrHardLink, clip(path), fs.ErrNotExist)
-	case target.isDir():
-		return nil, fmt.Errorf("%w: to the directory %s", layer.ErrHardLink, clip(path))
+	case target == noNode:
+		return noNode, fmt.Errorf("%w: to %s: %w", layer.ErrHardLink, clip(path), fs.ErrNotExist)
+	case t.isDir(target):
+		return noNode, fmt.Errorf("%w: to the directory %s", layer.ErrHardLink, clip(path))
 	}
-	return target.inode, nil
+	return target, nil
 }
 
 // whiteout removes what the layers below have at path.
@@ -107,7 +124,7 @@ func (t *Tree) whiteout(path string) error {
 	if err != nil {
 		return err
 	}
-	if n := dir.child(name); n != nil {
+	if n := t.child(dir, name); n != noNode {
 		t.sweep(n)
 	}
 	return nil
@@ -116,29 +133,30 @@ func (t *Tree) whiteout(path string) error {
 // opaque removes what the layers below have in the directory at path.
 func (t *Tree) opaque(path string) error {
 	dir, err := t.findDir(path)
-	if dir == nil {
+	if dir == noNode {
 		return err
 	}
 	t.sweepChildren(dir)
 	return nil
 }
 
-// sweep removes n if it comes from the layers below, or else what is in it and does.
-func (t *Tree) sweep(n *node) {
-	if n.touched != t.current {
-		t.remove(n)
+// sweep removes a node if it comes from the layers below, or else what is in it and does.
+func (t *Tree) sweep(id nodeID) {
+	if t.at(id).touched != t.current {
+		t.remove(id)
 		return
 	}
-	t.sweepChildren(n)
+	t.sweepChildren(id)
 }
 
 // sweepChildren need not visit what it has visited for this layer before: all that has come since is of this layer.
-func (t *Tree) sweepChildren(n *node) {
+func (t *Tree) sweepChildren(dir nodeID) {
+	n := t.at(dir)
 	if n.swept == t.current {
 		return
 	}
 	n.swept = t.current
-	for _, c := range n.children {
+	for _, c := range t.nodes.children(nil, dir) {
 		t.sweep(c)
 	}
 }

@@ -13,7 +13,7 @@ const maxLinks = 255
 
 // place is where a path leads: to a node, or to what would lie below it if it were there.
 type place struct {
-	node    *node
+	node    nodeID
 	missing []string
 	length  int // bytes of the path
 }
@@ -32,7 +32,7 @@ func components(path string) iter.Seq[string] {
 // resolve follows path inside the root, the last component included. ".." at the root stays there, and what is not there,
 // or lies below a file, is taken as a directory to be made.
 func (t *Tree) resolve(path string) (place, error) {
-	at := place{node: t.root}
+	at := place{node: rootNode}
 	links := 0
 	for rest := path; rest != ""; {
 		var name string
@@ -41,27 +41,28 @@ func (t *Tree) resolve(path string) (place, error) {
 		case "", ".":
 			continue
 		case "..":
-			at.up(t.root)
+			t.up(&at)
 			continue
 		}
 		if len(name) > layer.MaxName {
 			return at, &layer.LimitError{What: "bytes in a name", Limit: layer.MaxName}
 		}
-		next := at.next(name)
-		if next == nil {
+		next := t.next(&at, name)
+		if next == noNode {
 			at.missing = append(at.missing, name)
 			at.length += len(name) + 1
-		} else if next.inode.Kind != layer.Symlink {
+		} else if n := t.at(next); n.kind != layer.Symlink {
 			at.node = next
 			at.length += len(name) + 1
 		} else {
 			if links++; links > maxLinks {
 				return at, fmt.Errorf("%w: more than %d symbolic links to follow", layer.ErrUnsafePath, maxLinks)
 			}
-			if strings.HasPrefix(next.inode.Link, "/") {
-				at = place{node: t.root}
+			target := t.entry(n).Link
+			if strings.HasPrefix(target, "/") {
+				at = place{node: rootNode}
 			}
-			rest = next.inode.Link + "/" + rest
+			rest = target + "/" + rest
 		}
 		if at.length > layer.MaxPath {
 			return at, &layer.LimitError{What: "bytes in a path", Limit: layer.MaxPath}
@@ -70,59 +71,64 @@ func (t *Tree) resolve(path string) (place, error) {
 	return at, nil
 }
 
-// next returns what is there under name, or nil.
-func (p *place) next(name string) *node {
+// next returns what is there under name, or noNode.
+func (t *Tree) next(p *place, name string) nodeID {
 	if len(p.missing) > 0 {
-		return nil
+		return noNode
 	}
-	return p.node.child(name)
+	return t.child(p.node, name)
 }
 
-func (p *place) up(root *node) {
+func (t *Tree) up(p *place) {
 	switch n := len(p.missing); {
 	case n > 0:
 		p.length -= len(p.missing[n-1]) + 1
 		p.missing = p.missing[:n-1]
-	case p.node != root:
-		p.length -= len(p.node.name) + 1
-		p.node = p.node.parent
+	case p.node != rootNode:
+		n := t.at(p.node)
+		p.length -= int(n.nameLen) + 1
+		p.node = n.parent
 	}
 }
 
 // makeDir returns the directory at path, which is made if need be.
-func (t *Tree) makeDir(path string) (*node, error) {
-	if t.dirs.at != nil && t.dirs.path == path {
+func (t *Tree) makeDir(path string) (nodeID, error) {
+	if t.dirs.at != noNode && t.dirs.path == path {
 		return t.dirs.at, nil
 	}
 	at, err := t.resolve(path)
 	if err != nil {
-		return nil, fmt.Errorf("directory %s: %w", clip(path), err)
+		return noNode, fmt.Errorf("directory %s: %w", clip(path), err)
 	}
 	n := at.node
-	if !n.isDir() {
+	if !t.isDir(n) {
 		// What is in the way of a path is no directory: the path wins.
-		parent, name := n.parent, n.name
+		old := t.at(n)
 		t.remove(n)
-		n = t.add(parent, name, t.implicitDir())
+		if n, err = t.addDir(old.parent, string(t.nodes.name(old))); err != nil {
+			return noNode, err
+		}
 	}
 	for _, name := range at.missing {
-		n = t.add(n, name, t.implicitDir())
+		if n, err = t.addDir(n, name); err != nil {
+			return noNode, err
+		}
 	}
 	t.dirs = dirCache{path: path, at: n}
 	return n, nil
 }
 
-// findDir returns the directory at path, or nil if there is none.
-func (t *Tree) findDir(path string) (*node, error) {
-	if t.dirs.at != nil && t.dirs.path == path {
+// findDir returns the directory at path, or noNode if there is none.
+func (t *Tree) findDir(path string) (nodeID, error) {
+	if t.dirs.at != noNode && t.dirs.path == path {
 		return t.dirs.at, nil
 	}
 	at, err := t.resolve(path)
 	if err != nil {
-		return nil, fmt.Errorf("directory %s: %w", clip(path), err)
+		return noNode, fmt.Errorf("directory %s: %w", clip(path), err)
 	}
-	if len(at.missing) > 0 || !at.node.isDir() {
-		return nil, nil
+	if len(at.missing) > 0 || !t.isDir(at.node) {
+		return noNode, nil
 	}
 	return at.node, nil
 }

@@ -36,82 +36,106 @@ const Private = ".singularity.d"
 func (t *Tree) AddRoot(files []RootFile, modTime uint32, historyDir string, history func(n int) string) error {
 	t.current++
 	for i := range files {
-		f := &files[i]
-		dirPath, name := split(f.Path)
-		dir := t.rootDir(dirPath)
-		if dir == nil {
-			continue
+		if err := t.addRootFile(&files[i], modTime, historyDir, history); err != nil {
+			return err
 		}
-		old := dir.child(name)
-		if old != nil {
-			if !t.replaces(f, old) {
-				continue
-			}
-			if f.Rule == Move && old.inode.Kind == layer.File {
-				if err := t.move(old, historyDir, history); err != nil {
-					return err
-				}
-			} else {
-				t.remove(old)
-			}
-		}
-		t.touch(t.add(dir, name, rootInode(f, modTime)))
 	}
-	t.dirs.at = nil
+	t.dirs.at = noNode
+	return nil
+}
+
+func (t *Tree) addRootFile(f *RootFile, modTime uint32, historyDir string, history func(n int) string) error {
+	dirPath, name := split(f.Path)
+	dir, err := t.rootDir(dirPath)
+	if dir == noNode {
+		return err
+	}
+	if old := t.child(dir, name); old != noNode {
+		if !t.replaces(f, old) {
+			return nil
+		}
+		if f.Rule == Move && t.at(old).kind == layer.File {
+			err = t.move(old, historyDir, history)
+		} else {
+			t.remove(old)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	e := newRootEntry(f, modTime)
+	n, err := t.nodes.add(dir, name, inodeKey{layer: rootLayer, index: int32(len(t.added))}, e.Kind)
+	if err != nil {
+		return err
+	}
+	t.added = append(t.added, e)
+	t.touch(n)
 	return nil
 }
 
 // replaces decides whether f takes the place of old.
-func (t *Tree) replaces(f *RootFile, old *node) bool {
+func (t *Tree) replaces(f *RootFile, old nodeID) bool {
 	switch f.Rule {
 	case ReplaceLink:
-		return old.inode.Kind == layer.Symlink
+		return t.at(old).kind == layer.Symlink
 	case Overwrite, Move:
-		return !old.isDir()
+		return !t.isDir(old)
 	}
-	return f.Mode.IsDir() && private(f.Path) && !old.isDir()
+	return f.Mode.IsDir() && private(f.Path) && !t.isDir(old)
 }
 
 func private(path string) bool { return path == Private || strings.HasPrefix(path, Private+"/") }
 
-// rootDir returns the directory at path, or nil if what is there is something else. It makes what is missing.
-func (t *Tree) rootDir(path string) *node {
-	n := t.root
+// rootDir returns the directory at path, or noNode if what is there is something else. It makes what is missing.
+func (t *Tree) rootDir(path string) (nodeID, error) {
+	n := nodeID(rootNode)
 	at := ""
 	for name := range components(path) {
 		at = strings.TrimPrefix(at+"/"+name, "/")
-		next := n.child(name)
-		switch {
-		case next == nil:
-			next = t.add(n, name, t.implicitDir())
-		case next.isDir():
-		case private(at):
+		next := t.child(n, name)
+		if next != noNode && !t.isDir(next) {
+			if !private(at) {
+				return noNode, nil
+			}
 			t.remove(next)
-			next = t.add(n, name, t.implicitDir())
-		default:
-			return nil
+			next = noNode
+		}
+		if next == noNode {
+			var err error
+			if next, err = t.addDir(n, name); err != nil {
+				return noNode, err
+			}
 		}
 		n = next
 	}
-	return n
+	return n, nil
 }
 
-func (t *Tree) move(old *node, historyDir string, history func(n int) string) error {
-	dir := t.rootDir(historyDir)
-	if dir == nil {
+func (t *Tree) move(old nodeID, historyDir string, history func(n int) string) error {
+	dir, err := t.rootDir(historyDir)
+	if err != nil {
+		return err
+	}
+	if dir == noNode {
 		return fmt.Errorf("%w: %s is not a directory", fs.ErrInvalid, clip(historyDir))
 	}
-	name := history(len(dir.children))
+	name := history(len(t.nodes.children(nil, dir)))
 	t.remove(old)
-	if there := dir.child(name); there != nil {
+	if there := t.child(dir, name); there != noNode {
 		t.remove(there)
 	}
-	t.touch(t.add(dir, name, old.inode))
+	from := t.at(old)
+	n, err := t.nodes.add(dir, name, from.inodeKey, from.kind)
+	if err != nil {
+		return err
+	}
+	t.at(n).linked = from.linked
+	t.touch(n)
 	return nil
 }
 
-func rootInode(f *RootFile, modTime uint32) *Inode {
-	e := &layer.Entry{Path: f.Path, Mode: permission(f.Mode), ModTime: modTime}
+func newRootEntry(f *RootFile, modTime uint32) rootEntry {
+	e := layer.Entry{Path: f.Path, Mode: permission(f.Mode), ModTime: modTime}
 	switch f.Mode.Type() {
 	case fs.ModeDir:
 		e.Kind = layer.Dir
@@ -120,5 +144,5 @@ func rootInode(f *RootFile, modTime uint32) *Inode {
 	default:
 		e.Kind, e.Size = layer.File, int64(len(f.Data))
 	}
-	return &Inode{Entry: e, Layer: -1, Index: -1, Data: f.Data}
+	return rootEntry{e, f.Data}
 }

@@ -2,8 +2,6 @@ package merge
 
 import (
 	"io/fs"
-	"maps"
-	"slices"
 
 	"hpcimg/convert/internal/layer"
 )
@@ -19,150 +17,190 @@ type Inode struct {
 	// what no layer has.
 	Layer, Index int32
 
-	linked bool // a hard link to it has been made
+	// Added counts what AddRoot has added, from 0; -1 for all else.
+	Added int32
 }
 
-// node is a name.
-type node struct {
-	name     string
-	parent   *node
-	children map[string]*node // of a directory; nil while it is empty
-	inode    *Inode
-
-	touched int32 // the last layer that has added this or something in it
-	swept   int32 // the last layer that has removed all that was not touched from here on
-}
-
-func (n *node) isDir() bool { return n.inode.Kind == layer.Dir }
-
-func (n *node) child(name string) *node {
-	if n == nil {
-		return nil
-	}
-	return n.children[name]
-}
-
-// Tree is a root directory in memory. It is not safe for concurrent use.
+// Tree is a root directory in memory. It is not safe for concurrent use. A name takes some 65 bytes, beside what the lists of
+// entries take.
 type Tree struct {
-	root     *node
-	current  int32 // the layer being applied; 1 for the first
+	nodes    nodes
+	layers   []*layer.List // by number
+	added    []rootEntry   // by AddRoot
+	current  int32         // the layer being applied; 1 for the first
 	implicit *layer.Entry
 	dirs     dirCache
+	list     []nodeID // for whoever walks: a stack of directories
+}
+
+// rootEntry is a file from AddRoot.
+type rootEntry struct {
+	layer.Entry
+	data []byte
 }
 
 // dirCache remembers how the directory of the latest path was resolved.
 type dirCache struct {
 	path string
-	at   *node // nil if nothing is remembered
+	at   nodeID // noNode if nothing is remembered
 }
 
 // NewTree returns an empty root directory of mode 0755. Directories that no layer has get the given time of modification.
 func NewTree(modTime uint32) *Tree {
 	t := &Tree{implicit: &layer.Entry{Kind: layer.Dir, Mode: 0o755, ModTime: modTime}}
-	t.root = &node{inode: t.implicitDir()}
+	t.nodes.limit = nodesAtLeast
+	_, _ = t.nodes.add(noNode, "", inodeKey{layer: implicitLayer}, layer.Dir) // the first one is within all limits
 	return t
 }
 
-func (t *Tree) implicitDir() *Inode { return &Inode{Entry: t.implicit, Layer: -1, Index: -1} }
+func (t *Tree) at(id nodeID) *node { return t.nodes.at(id) }
 
-// add makes a name in the directory at.
-func (t *Tree) add(at *node, name string, inode *Inode) *node {
-	n := &node{name: name, parent: at, inode: inode}
-	if at.children == nil {
-		at.children = make(map[string]*node)
+func (t *Tree) isDir(id nodeID) bool { return t.at(id).kind == layer.Dir }
+
+func (t *Tree) child(dir nodeID, name string) nodeID { return t.nodes.child(dir, name) }
+
+// addDir makes a directory that no layer has.
+func (t *Tree) addDir(at nodeID, name string) (nodeID, error) {
+	return t.nodes.add(at, name, inodeKey{layer: implicitLayer}, layer.Dir)
+}
+
+// entry returns the entry that has made the inode of n.
+func (t *Tree) entry(n *node) *layer.Entry {
+	switch n.layer {
+	case implicitLayer:
+		return t.implicit
+	case rootLayer:
+		return &t.added[n.index].Entry
 	}
-	at.children[name] = n
-	return n
+	return t.layers[n.layer].At(int(n.index))
+}
+
+func (t *Tree) inode(n *node) Inode {
+	i := Inode{Entry: t.entry(n), Layer: n.layer, Index: n.index, Added: -1}
+	if n.layer < 0 {
+		i.Layer, i.Index = -1, -1
+	}
+	if n.layer == rootLayer {
+		i.Added, i.Data = n.index, t.added[n.index].data
+	}
+	return i
 }
 
 // remove removes a name and all below it.
-func (t *Tree) remove(n *node) {
-	delete(n.parent.children, n.name)
-	t.dirs.at = nil
+func (t *Tree) remove(id nodeID) {
+	t.nodes.remove(id)
+	t.dirs.at = noNode
 }
 
-// touch marks n and the directories that lead to it as part of the current layer.
-func (t *Tree) touch(n *node) {
-	for ; n != t.root && n.touched != t.current; n = n.parent {
+// touch marks a node and the directories that lead to it as part of the current layer.
+func (t *Tree) touch(id nodeID) {
+	for id != rootNode {
+		n := t.at(id)
+		if n.touched == t.current {
+			return
+		}
 		n.touched = t.current
+		id = n.parent
 	}
 }
 
 // Visible calls yield for every regular file that has contents in a layer and a name in the tree, once for each of its
 // names.
 func (t *Tree) Visible(yield func(layerNumber, index int32)) {
-	var walk func(*node)
-	walk = func(n *node) {
-		for _, c := range n.children {
-			if c.inode.Kind == layer.File && c.inode.Index >= 0 {
-				yield(c.inode.Layer, c.inode.Index)
-			}
-			walk(c)
+	t.all(func(n *node) {
+		if n.kind == layer.File && n.layer >= 0 {
+			yield(n.layer, n.index)
+		}
+	})
+}
+
+// all calls visit for every node but the root, in no order.
+func (t *Tree) all(visit func(*node)) {
+	stack := t.nodes.children(t.list[:0], rootNode)
+	for len(stack) > 0 {
+		id := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		n := t.at(id)
+		visit(n)
+		if n.first != noNode {
+			stack = t.nodes.children(stack, id)
 		}
 	}
-	walk(t.root)
+	t.list = stack
 }
 
 // Walk calls visit for every name, directories before what is in them and names in order, the root first. For a
-// further name of an inode, first is the path with which visit has had it before.
+// further name of an inode, first is the path with which visit has had it before. The inode is that of this call only.
 func (t *Tree) Walk(visit func(path string, inode *Inode, first string) error) error {
-	names := make(map[*Inode]string) // of those that may come again
-	shared := t.shared()
-	var walk func(n *node, path string) error
-	walk = func(n *node, path string) error {
-		first := names[n.inode]
-		if first == "" && shared[n.inode] {
-			names[n.inode] = path
-		}
-		if err := visit(path, n.inode, first); err != nil {
-			return err
-		}
-		if len(n.children) == 0 {
-			return nil
-		}
-		prefix := ""
-		if n != t.root {
-			prefix = path + "/"
-		}
-		for _, name := range slices.Sorted(maps.Keys(n.children)) {
-			if err := walk(n.children[name], prefix+name); err != nil {
-				return err
-			}
-		}
-		return nil
+	w := walk{Tree: t, visit: visit, first: make(map[inodeKey]string), shared: t.shared(), list: t.list[:0]}
+	w.inode = t.inode(t.at(rootNode))
+	err := visit(".", &w.inode, "")
+	if err == nil {
+		err = w.dir(rootNode)
 	}
-	return walk(t.root, ".")
+	t.list = w.list[:0]
+	return err
 }
 
-// shared returns the inodes with several names. Only hard links make them, so most trees have few.
-func (t *Tree) shared() map[*Inode]bool {
-	linked := make(map[*Inode]int)
-	var walk func(*node)
-	walk = func(n *node) {
-		for _, c := range n.children {
-			if c.inode.linked {
-				linked[c.inode]++
+type walk struct {
+	*Tree
+	visit  func(path string, inode *Inode, first string) error
+	first  map[inodeKey]string // of those that may come again
+	shared map[inodeKey]int
+	inode  Inode
+	list   []nodeID
+	path   []byte // of the directory, with a slash
+}
+
+// dir visits what is in a directory.
+func (w *walk) dir(dir nodeID) error {
+	from, prefix := len(w.list), len(w.path)
+	w.list = w.nodes.sorted(w.list, dir)
+	defer func() { w.list, w.path = w.list[:from], w.path[:prefix] }()
+	for i, end := from, len(w.list); i < end; i++ {
+		id := w.list[i]
+		n := w.at(id)
+		w.path = append(w.path[:prefix], w.nodes.name(n)...)
+		path, first := string(w.path), ""
+		if n.linked && w.shared[n.inodeKey] > 1 {
+			if first = w.first[n.inodeKey]; first == "" {
+				w.first[n.inodeKey] = path
 			}
-			walk(c)
+		}
+		w.inode = w.Tree.inode(n)
+		if err := w.visit(path, &w.inode, first); err != nil {
+			return err
+		}
+		if n.first == noNode {
+			continue
+		}
+		w.path = append(w.path, '/')
+		if err := w.dir(id); err != nil {
+			return err
 		}
 	}
-	walk(t.root)
-	several := make(map[*Inode]bool)
-	for inode, names := range linked {
-		if names > 1 {
-			several[inode] = true
+	return nil
+}
+
+// shared counts the names of inodes that may have several. Only hard links make them, so most trees have few.
+func (t *Tree) shared() map[inodeKey]int {
+	names := make(map[inodeKey]int)
+	t.all(func(n *node) {
+		if n.linked {
+			names[n.inodeKey]++
 		}
-	}
-	return several
+	})
+	return names
 }
 
 // Lookup follows path, symbolic links included, and returns what is there, or nil.
 func (t *Tree) Lookup(path string) *Inode {
 	found, err := t.resolve(path)
-	if err != nil || found.node == nil || len(found.missing) > 0 {
+	if err != nil || found.node == noNode || len(found.missing) > 0 {
 		return nil
 	}
-	return found.node.inode
+	i := t.inode(t.at(found.node))
+	return &i
 }
 
 // permission returns what an entry keeps of a mode.
