@@ -17,7 +17,7 @@ func (t *Tree) Apply(ctx context.Context, number int32, entries *layer.List) err
 	for len(t.layers) <= int(number) {
 		t.layers = append(t.layers, nil)
 	}
-	t.layers[number] = entries
+	t.layers[number] = &layer.Cursor{List: entries}
 	for i, e := range entries.All() {
 		if i%checkEvery == 0 && ctx.Err() != nil {
 			return ctx.Err()

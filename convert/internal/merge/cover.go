@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"hash/maphash"
 	"strings"
 
 	"hpcimg/convert/internal/layer"
@@ -8,8 +9,12 @@ import (
 
 // Cover guesses what of a layer the layers above it hide. It takes all paths literally: see the package comment. The zero
 // value hides nothing.
+//
+// Paths are remembered by a hash alone: an image may have millions, and one that is taken for another costs no more than any other
+// wrong guess.
 type Cover struct {
-	names  map[string]coverage
+	seed   maphash.Seed
+	names  map[uint64]coverage
 	pinned map[string]struct{} // literal targets of hard links that no layer so far has
 }
 
@@ -21,6 +26,10 @@ const (
 	coverBelow                      // hides all that is in the directory of that path
 )
 
+func (c *Cover) key(path string) uint64 { return maphash.String(c.seed, path) }
+
+func (c *Cover) at(path string) coverage { return c.names[c.key(path)] }
+
 // Hides reports whether the contents of a regular file of the next layer will probably not be seen.
 func (c *Cover) Hides(path string) bool {
 	if len(c.names) == 0 {
@@ -29,33 +38,34 @@ func (c *Cover) Hides(path string) bool {
 	if _, ok := c.pinned[path]; ok {
 		return false
 	}
-	if c.names[path]&coverSelf != 0 {
+	if c.at(path)&coverSelf != 0 {
 		return true
 	}
 	for i := strings.LastIndexByte(path, '/'); i > 0; i = strings.LastIndexByte(path[:i], '/') {
-		if c.names[path[:i]]&coverBelow != 0 {
+		if c.at(path[:i])&coverBelow != 0 {
 			return true
 		}
 	}
-	return c.names["."]&coverBelow != 0
+	return c.at(".")&coverBelow != 0
 }
 
 // Add adds the next layer, from the top.
 func (c *Cover) Add(entries *layer.List) {
 	if c.names == nil {
-		c.names = make(map[string]coverage, entries.Len())
+		c.seed = maphash.MakeSeed()
+		c.names = make(map[uint64]coverage, entries.Len())
 		c.pinned = make(map[string]struct{})
 	}
 	c.pin(entries)
 	for _, e := range entries.All() {
 		switch e.Kind {
 		case layer.Dir:
-			c.names[e.Path] |= coverSelf
+			c.names[c.key(e.Path)] |= coverSelf
 		case layer.Opaque:
-			c.names[e.Path] |= coverBelow
+			c.names[c.key(e.Path)] |= coverBelow
 			continue // says nothing about the directory itself
 		default:
-			c.names[e.Path] |= coverSelf | coverBelow
+			c.names[c.key(e.Path)] |= coverSelf | coverBelow
 		}
 		if !e.Kind.Whites() {
 			c.parents(e.Path)
@@ -66,10 +76,11 @@ func (c *Cover) Add(entries *layer.List) {
 // parents notes that the directories of a path are directories.
 func (c *Cover) parents(path string) {
 	for i := strings.LastIndexByte(path, '/'); i > 0; i = strings.LastIndexByte(path[:i], '/') {
-		if c.names[path[:i]]&coverSelf != 0 {
+		key := c.key(path[:i])
+		if c.names[key]&coverSelf != 0 {
 			return
 		}
-		c.names[path[:i]] |= coverSelf
+		c.names[key] |= coverSelf
 	}
 }
 

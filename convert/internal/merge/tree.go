@@ -25,9 +25,9 @@ type Inode struct {
 // entries take.
 type Tree struct {
 	nodes    nodes
-	layers   []*layer.List // by number
-	added    []rootEntry   // by AddRoot
-	current  int32         // the layer being applied; 1 for the first
+	layers   []*layer.Cursor // by number
+	added    []rootEntry     // by AddRoot
+	current  int32           // the layer being applied; 1 for the first
 	implicit *layer.Entry
 	dirs     dirCache
 	list     []nodeID // for whoever walks: a stack of directories
@@ -72,7 +72,7 @@ func (t *Tree) entry(n *node) *layer.Entry {
 	case rootLayer:
 		return &t.added[n.index].Entry
 	}
-	return t.layers[n.layer].At(int(n.index))
+	return t.layers[n.layer].At(int(n.index)) // good until the next call
 }
 
 func (t *Tree) inode(n *node) Inode {
