@@ -1,9 +1,9 @@
 // Package mount mounts squashfs images read-only, and tells what a host allows.
 //
-// An image is a file, or a part of one: the primary partition of a SIF is a squashfs image at an offset. Nothing here runs
-// mount(8), losetup(8) or a setuid helper; all is done by system calls of this process.
+// An image is a file, or a part of one: the primary partition of a SIF is a squashfs image at an offset. What root mounts is
+// mounted by system calls of this process, without mount(8) or losetup(8).
 //
-//	err := mount.Squashfs(ctx, "image.sif", "/mnt", &mount.Options{Offset: 40960, Size: size})
+//	m, err := mount.Image(ctx, "image.sif", "/mnt", &mount.ImageOptions{FuseOptions: mount.FuseOptions{Options: …}})
 //	…
 //	err = mount.Unmount("/mnt")
 //
@@ -28,9 +28,10 @@
 //
 // # Backends
 //
-// The kernel's own squashfs over a loop device is the one backend so far. It needs root (CAP_SYS_ADMIN in the initial user
-// namespace): kernels refuse block file systems to everybody else, in user namespaces too. Squashfs returns an *Error
-// with one attempt for each backend that was tried.
+// [Image] tries what there is, best first, and says which it was and why. The kernel's own squashfs over a loop device needs root
+// (CAP_SYS_ADMIN in the initial user namespace): kernels refuse block file systems to everybody else, in user namespaces
+// too. Our server ([Fuse]) works for everybody; an ordinary user's mount in the initial namespace is made by the set-uid
+// program fusermount3. squashfuse_ll is the third. [Squashfs] is the kernel alone, without a check of the image.
 //
 // # Loop devices
 //
@@ -44,8 +45,10 @@
 //
 // # Untrusted input
 //
-// The kernel parses what it mounts, and its squashfs code is no sandbox. Root should mount only images that it would run:
-// verified ones (package sign), or checked ones (package squashfs). Mounts are nosuid and nodev.
+// The kernel parses what it mounts, and its squashfs code is no sandbox. Image lets it see only images whose tables
+// package squashfs has found sound; as their owner can change them afterwards, that is no protection from him. Our server
+// checks every reference when it follows it. What is damaged is EIO for the process that reads it, and told to the caller
+// with the place of the block. Mounts are nosuid and nodev.
 //
 // # Errors
 //

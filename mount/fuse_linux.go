@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,10 @@ func FuseFile(ctx context.Context, f *os.File, target string, o *FuseOptions) (*
 	reader, err := squashfs.NewReader(io.NewSectionReader(f, o.Offset, size), size, nil)
 	if err != nil {
 		return nil, &fs.PathError{Op: "fuse", Path: f.Name(), Err: err}
+	}
+	// The program may change its directory before it unmounts.
+	if target, err = filepath.Abs(target); err != nil {
+		return nil, err
 	}
 	dev, unmount, err := openMount(ctx, f.Name(), target, o)
 	if err != nil {
@@ -132,7 +137,7 @@ func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ 
 	}
 	var text bytes.Buffer
 	cmd := exec.Command(program, "-o", options, "--", target)
-	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	cmd.Env = []string{"_FUSE_COMMFD=3"} // what it does as root is no business of the environment
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = &limitedWriter{w: &text, n: 4096}
 	if err := cmd.Start(); err != nil {

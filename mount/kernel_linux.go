@@ -1,9 +1,14 @@
 package mount
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,10 +26,49 @@ func kernel(ctx context.Context, f *os.File, target string, o *Options) error {
 	return nil
 }
 
-// Unmount removes the mount at target. A symbolic link is not followed. Files that are open in it make it fail with EBUSY.
+// Unmount removes the mount at target. A symbolic link is not followed. Files that are open in it make it fail with EBUSY,
+// unless it is a FUSE mount whose server is dead: nobody can use that, and it is removed in any case.
+//
+// An ordinary user's FUSE mount is removed by fusermount3.
 func Unmount(target string) error {
-	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil {
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) && dead(target) {
+		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if errors.Is(err, unix.EPERM) {
+		if helperErr := helperUnmount(target); helperErr == nil {
+			return nil
+		} else if !errors.Is(helperErr, exec.ErrNotFound) {
+			return &fs.PathError{Op: "umount", Path: target, Err: helperErr}
+		}
+	}
+	if err != nil {
 		return &fs.PathError{Op: "umount", Path: target, Err: err}
+	}
+	return nil
+}
+
+// dead reports whether a FUSE mount has lost its server.
+func dead(target string) bool {
+	var st unix.Statfs_t
+	return errors.Is(unix.Statfs(target, &st), unix.ENOTCONN)
+}
+
+func helperUnmount(target string) error {
+	program, err := exec.LookPath("fusermount3")
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	args := []string{"-u", "--", target}
+	if dead(target) {
+		args = append([]string{"-z"}, args...)
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = []string{}
+	cmd.Stderr = &limitedWriter{w: &text, n: 4096}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(text.String()))
 	}
 	return nil
 }

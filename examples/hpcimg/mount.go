@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"os"
+	"os/exec"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -11,36 +16,137 @@ import (
 	"hpcimg/mount"
 )
 
+type mountFlags struct {
+	backend    string
+	noCheck    bool
+	allowOther bool
+	foreground bool
+}
+
 func newMount(f *flags) *cobra.Command {
+	var m mountFlags
 	c := &cobra.Command{
 		Use:   "mount IMAGE DIR",
-		Short: "Mount an image read-only on a directory, through the kernel",
-		Long: "Mount an image read-only on a directory, through a loop device and the kernel. This needs root.\n" +
-			"The mount stays until hpcimg umount DIR, or umount(8).",
+		Short: "Mount an image read-only on a directory",
+		Long: "Mount an image read-only on a directory: for root through a loop device and the kernel, which sees an image only\n" +
+			"after its tables have been checked; for everybody else, and for images that are found wanting, by a FUSE server\n" +
+			"of its own, in the background. The mount stays until hpcimg umount DIR, or umount(8).",
 		Args: cobra.ExactArgs(2),
 	}
-	f.addPolicy(c)
+	c.Flags().StringVar(&m.backend, "backend", "auto", "auto, kernel, fuse or squashfuse")
+	c.Flags().BoolVar(&m.noCheck, "no-check", false, "let the kernel mount an image that has not been checked")
+	c.Flags().BoolVar(&m.allowOther, "allow-other", false, "let other users enter an ordinary user's mount")
+	c.Flags().BoolVar(&m.foreground, "foreground", false, "serve in the foreground, until the image is unmounted")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		l, err := openLocal(args[0])
-		if err != nil {
-			return err
+		switch m.backend {
+		case "auto", "kernel", "fuse", "squashfuse":
+		default:
+			return usagef("--backend %s: auto, kernel, fuse or squashfuse", m.backend)
 		}
-		defer l.Close()
-		if l.reader == nil {
-			return fmt.Errorf("%s: a directory: bind it instead", l.path)
+		if !m.foreground {
+			return f.mountInBackground(cmd.Context(), &m, args)
 		}
-		admit, err := f.admit(l)
-		if err != nil {
-			return err
-		}
-		// What has been opened and looked at is what is mounted.
-		err = mount.SquashfsFile(cmd.Context(), l.file, args[1], &mount.Options{Offset: l.offset, Size: l.size, Admit: admit})
-		if errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("%w (an ordinary user can look into the image with hpcimg ls, cat, extract and exec)", err)
-		}
-		return err
+		return f.mountImage(cmd.Context(), &m, args)
 	}
 	return c
+}
+
+// maxComplaints is how many damaged blocks a server speaks of.
+const maxComplaints = 100
+
+// mountImage mounts and, if the server is in this process, serves.
+func (f *flags) mountImage(ctx context.Context, m *mountFlags, args []string) error {
+	l, err := openLocal(args[0])
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if l.reader == nil {
+		return fmt.Errorf("%s: a directory: bind it instead", l.path)
+	}
+	o := &mount.ImageOptions{Backend: mount.Backend(m.backend), NoCheck: m.noCheck}
+	o.Offset, o.Size, o.AllowOther = l.offset, l.size, m.allowOther
+	if m.backend == "auto" {
+		o.Backend = ""
+	}
+	var complaints atomic.Int32
+	o.Serve = &mount.ServeOptions{OnError: func(err error) {
+		if complaints.Add(1) <= maxComplaints {
+			printError(f.std.err, err)
+		}
+	}}
+	// What has been opened and looked at is what is mounted.
+	mounted, err := mount.ImageFile(ctx, l.file, args[1], o)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (an ordinary user can look into the image with hpcimg ls, cat, extract and exec)", err)
+	}
+	if err != nil {
+		return err
+	}
+	if f.quiet {
+		fmt.Fprintln(f.std.out)
+	} else {
+		fmt.Fprintf(f.std.out, "%s: mounted by %s: %s\n", args[1], mounted.Backend, printable(mounted.Why))
+	}
+	if mounted.Server == nil {
+		return nil
+	}
+	if ready, ok := f.std.out.(io.Closer); ok {
+		_ = ready.Close() // tells the one who waits
+	}
+	_ = os.Chdir("/") // somebody may want to remove, or unmount, where we are
+	defer context.AfterFunc(ctx, func() { _ = mounted.Server.Close() })()
+	return mounted.Server.Wait()
+}
+
+// mountInBackground has mountImage run in a process of its own, which stays if it is the server, and waits until the image is
+// mounted, which it says in a line of output. What it has to say up to then comes out here.
+func (f *flags) mountInBackground(ctx context.Context, m *mountFlags, args []string) error {
+	command := []string{os.Args[0], "mount", "--foreground", "--backend=" + m.backend}
+	if m.noCheck {
+		command = append(command, "--no-check")
+	}
+	if m.allowOther {
+		command = append(command, "--allow-other")
+	}
+	if f.quiet {
+		command = append(command, "--quiet")
+	}
+	messages, err := os.CreateTemp("", "hpcimg-mount-")
+	if err != nil {
+		return err
+	}
+	defer messages.Close()
+	if err := os.Remove(messages.Name()); err != nil {
+		return err
+	}
+	child := exec.Cmd{
+		Path: "/proc/self/exe", Args: append(append(command, "--"), args...), Env: f.std.env, Stderr: messages,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	ready, err := child.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := child.Start(); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = child.Process.Signal(syscall.SIGTERM) })
+	said, err := io.ReadAll(io.LimitReader(ready, 64<<10))
+	stop()
+	if err == nil && len(said) > 0 { // it serves, or is done
+		if !f.quiet {
+			_, err = f.std.err.Write(said)
+		}
+		return errors.Join(err, child.Process.Release())
+	}
+	err = child.Wait()
+	text, readErr := io.ReadAll(io.NewSectionReader(messages, 0, 64<<10))
+	_, _ = f.std.err.Write(text)
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return &exitError{code: max(exit.ExitCode(), exitFailure)}
+	}
+	return errors.Join(err, readErr)
 }
 
 func newUmount(*flags) *cobra.Command {

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package mount
+
+import (
+	"context"
+	"os"
+)
+
+func reopen(f *os.File) (*os.File, error) { return nil, unsupported() }
+
+func squashfuse(context.Context, *os.File, string, *ImageOptions) error { return unsupported() }
