@@ -100,6 +100,9 @@ func signBundle(ctx context.Context, r Registry, repo repository, d image.Descri
 	if err != nil {
 		return err
 	}
+	if _, ok := r.(Lister); ok {
+		return nil
+	}
 	stored.ArtifactType, stored.Annotations = mediaTypeBundle, m.Annotations
 	return addReferrer(ctx, r, repo, d.Digest, stored)
 }
@@ -173,14 +176,34 @@ func referrers(ctx context.Context, r Registry, repo repository, d digest.Digest
 	return index, nil
 }
 
-func verifyBundles(ctx context.Context, r Registry, repo repository, d digest.Digest, keys []crypto.PublicKey) ([]Signature, error) {
+// bundles lists what may be bundles about d.
+func bundles(ctx context.Context, r Registry, repo repository, d digest.Digest) ([]image.Descriptor, error) {
+	if l, ok := r.(Lister); ok {
+		list, err := l.Referrers(ctx, repo.digest(d), "")
+		if err != nil {
+			return nil, missing(err)
+		}
+		if len(list) > maxReferrers {
+			return nil, &sign.LimitError{What: "number of referrers", Limit: maxReferrers}
+		}
+		return list, nil
+	}
 	index, err := referrers(ctx, r, repo, d)
 	if err != nil {
 		return nil, err
 	}
+	return index.Manifests, nil
+}
+
+func verifyBundles(ctx context.Context, r Registry, repo repository, d digest.Digest, keys []crypto.PublicKey) ([]Signature, error) {
+	list, err := bundles(ctx, r, repo, d)
+	if err != nil {
+		return nil, err
+	}
 	var found []Signature
-	for _, m := range index.Manifests {
-		if m.ArtifactType != mediaTypeBundle && m.ArtifactType != "" || m.MediaType != ocispec.MediaTypeImageManifest {
+	for _, m := range list {
+		// Some registries say nothing of the type, or that of the configuration.
+		if !slices.Contains([]string{mediaTypeBundle, "", ocispec.MediaTypeEmptyJSON}, m.ArtifactType) || m.MediaType != ocispec.MediaTypeImageManifest {
 			continue
 		}
 		if len(found) == maxSignatures {

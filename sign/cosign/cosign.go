@@ -16,12 +16,17 @@ import (
 )
 
 // Registry is what signatures need of a registry. References are those of package image with the transport docker:// and a tag or digest; what is missing is
-// fs.ErrNotExist. A *registry.Client is one.
+// fs.ErrNotExist. A *registry.Client is one. One that is a Lister as well is asked for referrers, and stores manifests so that it lists them.
 type Registry interface {
 	Manifest(ctx context.Context, ref string) (image.Descriptor, []byte, error)
 	Blob(ctx context.Context, ref string, d image.Descriptor) ([]byte, error)
 	PutBlob(ctx context.Context, ref, mediaType string, data []byte) (image.Descriptor, error)
 	PutManifest(ctx context.Context, ref, mediaType string, raw []byte) (image.Descriptor, error)
+}
+
+// Lister lists the manifests whose subject is the one that ref names by digest.
+type Lister interface {
+	Referrers(ctx context.Context, ref, artifactType string) ([]image.Descriptor, error)
 }
 
 // Format is where and how a signature is kept.
