@@ -72,7 +72,13 @@ func ImageFile(ctx context.Context, f *os.File, target string, o *ImageOptions) 
 	}
 	v := *o
 	v.Size = cmp.Or(v.Size, st.Size()-v.Offset)
-	a := attempt{ctx: ctx, f: f, target: target, o: &v}
+	if v.Admit != nil {
+		if err := v.Admit(ctx, f, v.Offset, v.Size); err != nil {
+			return nil, err
+		}
+	}
+	a := attempt{ctx: ctx, f: f, target: target, o: &v, admitted: v.Admit != nil}
+	v.Admit = nil // once is enough
 	switch v.Backend {
 	case "":
 		return a.best(os.Geteuid() == 0)
@@ -91,9 +97,11 @@ type attempt struct {
 	f      *os.File
 	target string
 	o      *ImageOptions
-	server *Server
-	errs   []error
-	last   []string // in a few words, for Why
+	// admitted: somebody has looked at f, so it has to be that file and not its path.
+	admitted bool
+	server   *Server
+	errs     []error
+	last     []string // in a few words, for Why
 }
 
 func (a *attempt) best(root bool) (*Mounted, error) {
@@ -142,7 +150,7 @@ func (a *attempt) try(b Backend) (err error) {
 			}
 		}
 	case BackendSquashfuse:
-		err = squashfuse(a.ctx, a.f, a.target, a.o)
+		err = squashfuse(a.ctx, a.f, a.target, a.o, a.admitted)
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", b, err)

@@ -26,7 +26,7 @@ func reopen(f *os.File) (*os.File, error) {
 }
 
 // squashfuse starts squashfuse_ll, which goes into the background when it has mounted.
-func squashfuse(ctx context.Context, f *os.File, target string, o *ImageOptions) error {
+func squashfuse(ctx context.Context, f *os.File, target string, o *ImageOptions, thisFile bool) error {
 	program, err := exec.LookPath(cmp.Or(o.Squashfuse, "squashfuse_ll"))
 	if err != nil {
 		return err
@@ -39,8 +39,14 @@ func squashfuse(ctx context.Context, f *os.File, target string, o *ImageOptions)
 	if err != nil {
 		return err
 	}
+	if thisFile {
+		path = "/proc/self/fd/3"
+	}
 	var text bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, "-o", options, path, target)
+	if thisFile {
+		cmd.ExtraFiles = []*os.File{f}
+	}
 	cmd.Stderr = &limitedWriter{w: &text, n: 4096}
 	cmd.WaitDelay = time.Second // the server keeps standard error
 	err = cmd.Run()

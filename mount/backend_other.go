@@ -9,4 +9,4 @@ import (
 
 func reopen(f *os.File) (*os.File, error) { return nil, unsupported() }
 
-func squashfuse(context.Context, *os.File, string, *ImageOptions) error { return unsupported() }
+func squashfuse(context.Context, *os.File, string, *ImageOptions, bool) error { return unsupported() }

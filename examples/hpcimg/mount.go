@@ -37,6 +37,7 @@ func newMount(f *flags) *cobra.Command {
 	c.Flags().BoolVar(&m.noCheck, "no-check", false, "let the kernel mount an image that has not been checked")
 	c.Flags().BoolVar(&m.allowOther, "allow-other", false, "let other users enter an ordinary user's mount")
 	c.Flags().BoolVar(&m.foreground, "foreground", false, "serve in the foreground, until the image is unmounted")
+	f.addPolicy(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		switch m.backend {
 		case "auto", "kernel", "fuse", "squashfuse":
@@ -75,6 +76,9 @@ func (f *flags) mountImage(ctx context.Context, m *mountFlags, args []string) er
 			printError(f.std.err, err)
 		}
 	}}
+	if o.Admit, err = f.admit(l); err != nil {
+		return err
+	}
 	// What has been opened and looked at is what is mounted.
 	mounted, err := mount.ImageFile(ctx, l.file, args[1], o)
 	if errors.Is(err, fs.ErrPermission) {
@@ -111,6 +115,9 @@ func (f *flags) mountInBackground(ctx context.Context, m *mountFlags, args []str
 	}
 	if f.quiet {
 		command = append(command, "--quiet")
+	}
+	if f.policy != "" {
+		command = append(command, "--policy="+f.policy)
 	}
 	messages, err := os.CreateTemp("", "hpcimg-mount-")
 	if err != nil {
