@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Artifact is a manifest whose config need not be that of an image: a SIF file in a registry, a signature, a list of what is in an
@@ -16,6 +17,7 @@ type Artifact struct {
 	manifest    Manifest
 	rawManifest []byte
 	source      Source
+	remembered  time.Time
 }
 
 // OpenArtifact finds the manifest that a docker://, oras://, oci: or oci-archive: reference names, whatever it is the manifest of.
@@ -109,6 +111,9 @@ func loadArtifact(ctx context.Context, root Descriptor, source Source, o Options
 
 // Reference returns what the artifact was opened as. It is the zero Reference for artifacts from NewArtifact.
 func (a *Artifact) Reference() Reference { return a.ref }
+
+// Remembered is that of [Image.Remembered].
+func (a *Artifact) Remembered() time.Time { return a.remembered }
 
 // Descriptor returns the descriptor of the manifest.
 func (a *Artifact) Descriptor() Descriptor { return a.descriptor }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -40,6 +41,7 @@ type Image struct {
 	rawConfig   []byte
 	layers      []Layer
 	source      Source
+	remembered  time.Time
 }
 
 // New reads the image that root names from a source of the caller's. Root may be a manifest, or an index from which the image for
@@ -114,6 +116,10 @@ func notAnImage(m Manifest) error {
 
 // Reference returns what the image was opened as. It is the zero Reference for images from New and Build.
 func (m *Image) Reference() Reference { return m.ref }
+
+// Remembered returns when a registry has last said that the image's tag leads to it, if nobody was asked now, see [Options].Offline. Else it is
+// the zero time.
+func (m *Image) Remembered() time.Time { return m.remembered }
 
 // Root returns the descriptor of the document that the reference leads to: the index that the image was chosen from, if there was
 // one, otherwise the same as Descriptor.

@@ -23,6 +23,12 @@ type Options struct {
 	// many that want one blob, on this node or on others that share the directory, one fetches it and the rest read along. It is
 	// usually a *cache.Cache of package image/cache. Default: none.
 	Cache BlobCache
+	// Documents keeps what registries say, usually the same *cache.Cache: manifests, which are not asked for again, and what tags have
+	// led to. By digest, an image that is in both caches is opened without asking anybody. Default: none.
+	Documents DocumentCache
+	// Offline asks no registry anything: a tag leads where it did when somebody asked last, which [Image.Remembered] tells, and what is not in
+	// Documents and Cache is an *[OfflineError].
+	Offline bool
 	// Daemon is for references that lead to Docker or Podman.
 	Daemon DaemonOptions
 	// Input is what the path - stands for in an oci-archive: or docker-archive: reference, plain or compressed by gzip or zstd. It is read to its

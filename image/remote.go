@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -14,9 +15,9 @@ import (
 // openRemote opens an image in a registry.
 func openRemote(ctx context.Context, ref Reference, o Options) (*Image, error) {
 	var img *Image
-	err := withRemote(ctx, ref, o, func(root Descriptor, source, with Source) (err error) {
+	err := withRemote(ctx, ref, o, func(root Descriptor, source, with Source, remembered time.Time) (err error) {
 		if img, err = load(ctx, root, with, o); err == nil {
-			img.source = source
+			img.source, img.remembered = source, remembered
 		}
 		return err
 	})
@@ -25,9 +26,9 @@ func openRemote(ctx context.Context, ref Reference, o Options) (*Image, error) {
 
 func openRemoteArtifact(ctx context.Context, ref Reference, o Options) (*Artifact, error) {
 	var a *Artifact
-	err := withRemote(ctx, ref, o, func(root Descriptor, source, with Source) (err error) {
+	err := withRemote(ctx, ref, o, func(root Descriptor, source, with Source, remembered time.Time) (err error) {
 		if a, err = loadArtifact(ctx, root, with, o); err == nil {
-			a.source = source
+			a.source, a.remembered = source, remembered
 		}
 		return err
 	})
@@ -36,16 +37,30 @@ func openRemoteArtifact(ctx context.Context, ref Reference, o Options) (*Artifac
 
 // withRemote reads the document that a reference names and has load read on from there: from a source that has the document, which
 // is one request less, as it has just been read and hashed.
-func withRemote(ctx context.Context, ref Reference, o Options, load func(root Descriptor, source, with Source) error) error {
+func withRemote(ctx context.Context, ref Reference, o Options, load func(root Descriptor, source, with Source, remembered time.Time) error) error {
 	client := o.Registry.client(o.Logger)
 	repo, err := o.Registry.repository(client, ref)
 	if err != nil {
 		return err
 	}
-	root, raw, err := fetchRoot(ctx, repo, ref, o.Limits)
+	m := &memory{documents: o.Documents, ref: ref}
+	root, raw, when, known := Descriptor{}, []byte(nil), time.Time{}, false
+	if o.Offline || ref.Digest != "" {
+		root, raw, when, known = m.root(ctx, o.Limits)
+	}
+	switch {
+	case known:
+		o.Logger.DebugContext(ctx, "root remembered", "digest", root.Digest)
+	case o.Offline:
+		return &OfflineError{What: ref.String()}
+	default:
+		if root, raw, err = fetchRoot(ctx, repo, ref, o.Limits); err == nil {
+			m.learn(ctx, root, raw)
+		}
+	}
 	if err == nil {
-		source := &remoteSource{repo: repo, cache: o.Cache}
-		err = load(root, source, &overlaySource{Source: source, digest: root.Digest, raw: raw})
+		source := &remoteSource{repo: repo, cache: o.Cache, memory: m, offline: o.Offline}
+		err = load(root, source, &overlaySource{Source: source, digest: root.Digest, raw: raw}, when)
 	}
 	if err != nil {
 		client.CloseIdle()
@@ -107,6 +122,9 @@ func rootType(contentType string) string {
 type remoteSource struct {
 	repo  *distribution.Mirrored
 	cache BlobCache // or nil
+
+	memory  *memory
+	offline bool
 }
 
 // maxRemoteManifest bounds manifests that nobody else has bounded: those that a caller opens as a blob.
@@ -118,6 +136,12 @@ func (s *remoteSource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, e
 	}
 	if d.Size > maxRemoteManifest {
 		return nil, &LimitError{What: "manifest bytes", Limit: maxRemoteManifest}
+	}
+	if raw := s.memory.document(ctx, d.Digest, d.Size); raw != nil {
+		return bytesReader(raw), nil
+	}
+	if s.offline {
+		return nil, &OfflineError{What: d.Digest.String()}
 	}
 	doc, err := s.repo.Manifest(ctx, d.Digest.String(), acceptManifests(), d.Size, func(doc *distribution.Document) error {
 		if got := d.Digest.Algorithm().FromBytes(doc.Raw); got != d.Digest {
@@ -134,6 +158,7 @@ func (s *remoteSource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, e
 	if !genericType(doc.MediaType) && doc.MediaType != d.MediaType {
 		return nil, documentError("manifest", "Content-Type", "is %q for a descriptor of type %q", clip(doc.MediaType, 100), d.MediaType)
 	}
+	s.memory.keep(ctx, d.Digest, doc.Raw)
 	return bytesReader(doc.Raw), nil
 }
 
@@ -152,13 +177,17 @@ func (s *overlaySource) Open(ctx context.Context, d Descriptor) (io.ReadCloser, 
 }
 
 func (s *remoteSource) openBlob(ctx context.Context, d Descriptor) (io.ReadCloser, error) {
+	blobFrom := func(ctx context.Context, off int64) (io.ReadCloser, error) {
+		if s.offline {
+			return nil, &OfflineError{What: d.Digest.String()}
+		}
+		return s.repo.BlobFrom(ctx, d.Digest, d.Size, off)
+	}
 	if s.cache == nil || !cachable(d.Digest) {
-		return s.repo.BlobFrom(ctx, d.Digest, d.Size, 0)
+		return blobFrom(ctx, 0)
 	}
 	key := d.Digest.Algorithm().String() + "-" + d.Digest.Encoded()
-	rc, err := s.cache.OpenBlob(ctx, key, d.Size, func(ctx context.Context, off int64) (io.ReadCloser, error) {
-		return s.repo.BlobFrom(ctx, d.Digest, d.Size, off)
-	})
+	rc, err := s.cache.OpenBlob(ctx, key, d.Size, blobFrom)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@
 //	go run ./examples/bench images [-dir DIR] [-only LIST]
 //	go run ./examples/bench patch-tuesday [-images DIR] [-only LIST] [-compression LIST] [-peers LIST] [-apptainer PATH] [-singularity PATH] [-plots DIR] [-json FILE]
 //	go run ./examples/bench start -root DIR -sif FILE [-sqfs FILE] [-hpcimg PATH] [-uid N] [-rounds N] [-only REGEXP] [-memory LIST] [-json FILE]
+//	go run ./examples/bench segments [-images DIR] [-only LIST] [-registry HOST:PORT] [-dir DIR]
 //
 // squashfs writes one tree with package squashfs, mksquashfs and tar2sqfs, for
 // each compressor at several levels; extracts images with squashfs.ExtractTo
@@ -22,6 +23,12 @@
 // packs with mksquashfs, tar2sqfs or ch-convert. The last version is the first
 // one with its largest layer rebuilt: other times, the same files. Ours run on
 // disk, on tmpfs, and (root only) on an XFS whose files share blocks.
+//
+// segments pushes the same versions to a registry, whole and in segments, and
+// pulls them: to a node that has nothing, to one that has the version before in
+// its cache, and to one that has it in a file. It counts what goes over the
+// wire, manifests and all, and compares every file that comes back with the one
+// that was made here. These runs are not processes of their own.
 //
 // # Method
 //

@@ -24,6 +24,7 @@ const usage = `usage: bench COMMAND [flags]
   images         make the images that conversions are measured with; root makes them, once
   patch-tuesday  converting five versions of an image, beside Apptainer, SingularityCE, umoci and mksquashfs
   start          running true in an image, beside bwrap, ch-run and crun
+  segments       pushing and pulling the versions of an image in one piece and in segments
 
 bench COMMAND -h lists the flags.
 `
@@ -42,6 +43,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runTuesday(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == "start":
 		err = runStart(ctx, args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "segments":
+		err = runSegments(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == childCommand:
 		err = runChild(ctx, args[1:], stdout, stderr)
 	default:

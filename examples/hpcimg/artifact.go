@@ -31,6 +31,7 @@ func (f *flags) registryInput(ctx context.Context, src string) (*convert.Source,
 		if err := f.checkManifest(ctx, a.Reference(), a.Descriptor()); err != nil {
 			return nil, nil, err
 		}
+		f.noteOffline(a.Reference(), a.Descriptor(), a.Remembered())
 		source, err := convert.FromArtifact(a)
 		return source, io.NopCloser(nil), err
 	}
@@ -41,6 +42,7 @@ func (f *flags) registryInput(ctx context.Context, src string) (*convert.Source,
 	if err := f.checkManifest(ctx, img.Reference(), img.Root(), img.Descriptor()); err != nil {
 		return nil, nil, err
 	}
+	f.noteOffline(img.Reference(), img.Root(), img.Remembered())
 	return convert.FromImage(img), io.NopCloser(nil), nil
 }
 
@@ -170,6 +172,7 @@ func (f *flags) inspectArtifact(cmd *cobra.Command, ref string, v inspectView) e
 	if _, err := convert.FromArtifact(a); err != nil {
 		return err
 	}
+	f.noteOffline(a.Reference(), a.Descriptor(), a.Remembered())
 	l, out := a.Manifest().Layers[0], cmd.OutOrStdout()
 	switch {
 	case f.json:

@@ -208,6 +208,7 @@ func (f *flags) inspectLayers(cmd *cobra.Command, ref string, v inspectView) err
 }
 
 func (f *flags) printImage(cmd *cobra.Command, img *image.Image, definition string, v inspectView) error {
+	f.noteOffline(img.Reference(), img.Root(), img.Remembered())
 	out, config := cmd.OutOrStdout(), img.Config()
 	if f.json {
 		return printJSON(out, newRemoteImage(img))

@@ -162,6 +162,7 @@ type flags struct {
 
 	cacheDir string
 	noCache  bool
+	offline  bool
 	blobs    *cache.Cache // through which registries are read, once there is one
 
 	policy       string
@@ -223,6 +224,7 @@ func wrapArgs(c *cobra.Command) {
 // addSource adds what opening a source may need.
 func (f *flags) addSource(c *cobra.Command) {
 	c.Flags().StringVar(&f.platform, "platform", "", "os/arch[/variant] to take from an index (default linux and this machine's)")
+	c.Flags().BoolVar(&f.offline, "offline", false, "ask no registry: take what has been pulled before from the cache, and say how old that is")
 	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "speak HTTP to a registry that is not on this machine")
 }
 

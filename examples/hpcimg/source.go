@@ -16,8 +16,13 @@ func (f *flags) imageOptions() (*image.Options, error) {
 		Registry: f.registryOptions(), Daemon: image.DaemonOptions{Address: f.daemonAddress()},
 		Input: f.std.in, TempDir: f.tmpDir,
 	}
+	if f.offline {
+		if err := f.openOffline(); err != nil {
+			return nil, err
+		}
+	}
 	if f.blobs != nil {
-		o.Cache = f.blobs
+		o.Cache, o.Documents, o.Offline = f.blobs, f.blobs, f.offline
 	}
 	if f.platform != "" {
 		p, err := image.ParsePlatform(f.platform)

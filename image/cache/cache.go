@@ -24,6 +24,8 @@ const (
 	KindIndex Kind = "index"
 	// KindSegment is compressed contents of a layer's files.
 	KindSegment Kind = "segment"
+	// KindDocument is what registries say: manifests, and which of them a tag names. See PutDocument.
+	KindDocument Kind = "document"
 )
 
 const (

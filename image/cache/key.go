@@ -22,7 +22,7 @@ const (
 	usedSuffix = ".used" // a key has no dot
 )
 
-func kinds() []Kind { return []Kind{KindBlob, KindIndex, KindSegment} }
+func kinds() []Kind { return []Kind{KindBlob, KindIndex, KindSegment, KindDocument} }
 
 // checkKey refuses what is no key: it becomes the name of a file.
 func checkKey(kind Kind, key string) error {
