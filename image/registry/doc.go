@@ -12,7 +12,8 @@
 // # Pushing
 //
 // [Push] asks for each blob before it sends it, uploads several at a time, and puts the manifest last, so that the tag never names
-// an image that is not whole. Content is verified on its way out: a damaged layout cannot damage a registry. The manifest is
+// an image that is not whole. Blobs that the repository has are not sent, those that another one of the registry has are mounted, and an
+// upload that breaks goes on where the registry says that it stands. Content is verified on its way out: a damaged layout cannot damage a registry. The manifest is
 // pushed as it is stored, so its digest stays the same.
 //
 // # Questions

@@ -87,7 +87,7 @@ func (c *Client) PutBlob(ctx context.Context, ref, mediaType string, data []byte
 	d := image.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	has, err := repo.HasBlob(ctx, d.Digest)
 	if err == nil && !has {
-		err = repo.PushBlob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+		_, err = repo.PushBlob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, nil)
 	}
 	if err != nil {
 		return image.Descriptor{}, describe("push", r, err)

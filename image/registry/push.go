@@ -22,6 +22,12 @@ type PushOptions struct {
 	Registry image.RegistryOptions
 	// Uploads is the number of blobs sent at a time. Default 3.
 	Uploads int
+	// ChunkSize makes uploads chunked, for proxies that let no large body through: so many bytes at a time, or more if the registry
+	// wants that, which are in memory then. Default: a blob is sent in one request; what breaks is continued in chunks.
+	ChunkSize int64
+	// MountFrom is another repository of the same registry, without the host, that may have the blobs. Default: the one that the image
+	// was opened from, if that is of the same registry.
+	MountFrom string
 	// Progress is told about each blob, at most ten times a second and once when it is there. Calls do not overlap; they hold up
 	// the push while they last.
 	Progress func(Event)
@@ -55,6 +61,7 @@ func PushArtifact(ctx context.Context, a *image.Artifact, ref string, opts *Push
 
 // content is what both have that can be pushed.
 type content interface {
+	Reference() image.Reference
 	Descriptor() image.Descriptor
 	Manifest() image.Manifest
 	RawManifest() []byte
@@ -80,7 +87,10 @@ func push(ctx context.Context, img content, ref string, opts *PushOptions, accep
 	if err := accept(r); err != nil {
 		return image.Descriptor{}, &image.ReferenceError{Reference: ref, Err: err}
 	}
-	p := &pusher{img: img, repo: repo, options: o, report: newReporter(o.Progress)}
+	p := &pusher{img: img, repo: repo, options: o, report: newReporter(o.Progress), from: o.MountFrom}
+	if from := img.Reference(); p.from == "" && from.Host == r.Host && from.Repository != r.Repository {
+		p.from = from.Repository
+	}
 	d, err := p.push(ctx, r)
 	if err != nil {
 		return image.Descriptor{}, describe("push", r, err)
@@ -93,6 +103,7 @@ type pusher struct {
 	repo    *distribution.Repository
 	options PushOptions
 	report  *reporter
+	from    string // repository to mount blobs from
 }
 
 func (p *pusher) push(ctx context.Context, ref image.Reference) (image.Descriptor, error) {
@@ -156,14 +167,14 @@ func (p *pusher) blob(ctx context.Context, d image.Descriptor) error {
 	up := &upload{report: p.report, event: Event{Descriptor: d}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err = p.repo.PushBlob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) {
+	mounted, err := p.repo.PushBlob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) {
 		rc, err := p.img.OpenBlob(ctx, d)
 		if err != nil {
 			up.fail(err)
 			return nil, err
 		}
 		return up.start(rc), nil
-	})
+	}, &distribution.UploadOptions{ChunkSize: p.options.ChunkSize, MountFrom: p.from})
 	// A transport may go on reading for a moment. What it reads then is of no interest.
 	cause := up.end()
 	switch {
@@ -173,7 +184,7 @@ func (p *pusher) blob(ctx context.Context, d image.Descriptor) error {
 	case err != nil:
 		return err
 	}
-	p.report.send(Event{Descriptor: d, Done: d.Size, Complete: true})
+	p.report.send(Event{Descriptor: d, Done: d.Size, Exists: mounted, Complete: true})
 	return nil
 }
 

@@ -533,7 +533,7 @@ func TestUploadsElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		open := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("blob")), nil }
-		err = repo.PushBlob(t.Context(), blobDigest, 4, open)
+		_, err = repo.PushBlob(t.Context(), blobDigest, 4, open, nil)
 		if good := strings.HasPrefix(location, other.URL); good != (err == nil) || good != (got.Load() == "blob") {
 			t.Errorf("%q: %v, and %q arrived", location, err, got.Load())
 		}
@@ -558,7 +558,7 @@ func TestUploadBehindTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("blob")), nil }
-	if err := repo.PushBlob(t.Context(), blobDigest, 4, open); err != nil {
+	if _, err := repo.PushBlob(t.Context(), blobDigest, 4, open, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -9,3 +9,5 @@ func PickChallenge(value string) (scheme string, parameters map[string]string) {
 }
 
 var ParseContentRange = parseContentRange
+
+var Uploaded = uploaded

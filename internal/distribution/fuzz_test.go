@@ -111,3 +111,20 @@ func FuzzPrintable(f *testing.F) {
 		}
 	})
 }
+
+// FuzzUploaded: what is accepted of a Range header is a number of bytes that fits.
+func FuzzUploaded(f *testing.F) {
+	for _, s := range []string{"0-0", "0-99", "bytes=0-5", "0-9223372036854775807", "0-9223372036854775806", "1-5", "-", "0--1", "0-+1", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, ok := distribution.Uploaded(s)
+		if !ok {
+			return
+		}
+		want := fmt.Sprintf("0-%d", max(n-1, 0))
+		if got := leadingZeros.ReplaceAllString(strings.TrimPrefix(s, "bytes="), "$1"); n < 0 || got != want {
+			t.Fatalf("%q is %d bytes", s, n)
+		}
+	})
+}
