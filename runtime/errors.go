@@ -18,6 +18,8 @@ type SetupError struct {
 	Call  string
 	// Exec says that all was set up, and the command could not be executed.
 	Exec bool
+	// Advice says what an administrator or the user can do where the host forbids the call; empty if that is not known.
+	Advice string
 	// Err is an *fs.PathError where the call concerns a file.
 	Err error
 }
@@ -26,7 +28,11 @@ func (e *SetupError) Error() string {
 	if e.Exec {
 		return fmt.Sprintf("runtime: %v", e.Err)
 	}
-	return fmt.Sprintf("runtime: %v (call %d: %s)", e.Err, e.Index, e.Call)
+	text := fmt.Sprintf("runtime: %v (call %d: %s)", e.Err, e.Index, e.Call)
+	if e.Advice != "" {
+		text += ": " + e.Advice
+	}
+	return text
 }
 
 func (e *SetupError) Unwrap() error { return e.Err }

@@ -227,6 +227,7 @@ func help() int {
 		spec.Shared = true
 	}
 	spec.Namespaces.User = os.Getenv(userVar) != ""
+	spec.Env = os.Environ() // by which a test finds what it has left
 	o.Executor = hpcrun.Executor(os.Getenv(executorVar))
 	plan, err := hpcrun.Compile(context.Background(), &spec)
 	if err != nil {

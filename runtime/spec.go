@@ -50,6 +50,9 @@ type Spec struct {
 	// AllowNewPrivileges lets set-id programs on the host's file systems have their effect. They never do in a user
 	// namespace.
 	AllowNewPrivileges bool
+	// Seccomp is a filter of system calls in the machine's byte order, a compiled BPF program as libseccomp exports one. It has to allow execve
+	// and rt_sigprocmask, which are made under it. Empty means none.
+	Seccomp []byte
 	// Logger gets decisions at Debug level; nil means none.
 	Logger *slog.Logger
 }
@@ -270,6 +273,13 @@ func (s *Spec) validate() error {
 		return invalid("HostDir", s.HostDir, "not absolute")
 	case s.Home.Target != "" && !path.IsAbs(s.Home.Target):
 		return invalid("Home.Target", s.Home.Target, "not absolute")
+	}
+	const instruction, most = 8, 4096
+	if n := len(s.Seccomp); n%instruction != 0 || n > instruction*most {
+		return invalid("Seccomp", fmt.Sprintf("%d bytes", n), "not a program of up to 4096 instructions of 8 bytes")
+	}
+	if len(s.Seccomp) > 0 && s.AllowNewPrivileges {
+		return invalid("Seccomp", "true", "not together with AllowNewPrivileges")
 	}
 	if ns := s.Namespaces; s.Shared && (ns.PID || ns.IPC || ns.Net || ns.Hostname != "" || s.Contain == ContainAll) {
 		return invalid("Shared", "true", "not with namespaces besides those for mounts and users")

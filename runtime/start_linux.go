@@ -151,7 +151,7 @@ func setupError(err error) error {
 	if !ok {
 		return fmt.Errorf("runtime: %w", err)
 	}
-	return &SetupError{Index: e.Index, Call: e.Call.String(), Exec: e.Call.Exec(), Err: e.Err}
+	return &SetupError{Index: e.Index, Call: e.Call.String(), Exec: e.Call.Exec(), Advice: advice(e), Err: e.Err}
 }
 
 // prepare opens what the table refers to. It returns what it has opened even if it fails.

@@ -345,6 +345,9 @@ func (e *emitter) finish() {
 	} else {
 		e.add(fork.PDeathSig(), fork.ParentAlive())
 	}
+	if len(e.spec.Seccomp) > 0 {
+		e.add(fork.Seccomp(e.spec.Seccomp))
+	}
 	e.add(fork.RestoreSignals())
 	e.add(fork.Exec(candidates(e.spec.Args[0], e.spec.Env), e.spec.Args, e.spec.Env)...)
 }

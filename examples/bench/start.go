@@ -16,6 +16,7 @@ import (
 // startFlags are the flags of bench start.
 type startFlags struct {
 	hpcimg string
+	launch string
 	dir    string
 	sif    string
 	sqfs   string
@@ -30,6 +31,7 @@ func (o *startFlags) parse(args []string, stderr io.Writer) error {
 	f := flag.NewFlagSet("start", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&o.hpcimg, "hpcimg", "hpcimg", "`path` of the command line to measure")
+	f.StringVar(&o.launch, "launch", "", "`path` of examples/launch, the smallest program around package runtime")
 	f.StringVar(&o.dir, "root", "", "`directory` that an image is unpacked in")
 	f.StringVar(&o.sif, "sif", "", "the same image as a SIF `file`")
 	f.StringVar(&o.sqfs, "sqfs", "", "the same image as a squashfs `file`, for ch-run")

@@ -47,6 +47,9 @@ func (o *startFlags) starters(stderr io.Writer, temp string) ([]starter, error) 
 			name: "hpcimg, directory, joining a session", user: true, argv: []string{o.hpcimg, "exec", "--session", "bench", o.dir, "true"},
 			hold: []string{o.hpcimg, "exec", "--session", "bench", o.dir, "sleep", "1000"},
 		})
+		if o.launch != "" {
+			add("launch, directory", true, o.launch, o.dir, "true")
+		}
 		if p := lookUp(stderr, "ch-run"); p != "" {
 			add("ch-run, directory", true, p, o.dir, "--", "true")
 		}
@@ -69,6 +72,13 @@ func (o *startFlags) starters(stderr io.Writer, temp string) ([]starter, error) 
 			name: "hpcimg, SIF by FUSE, joining a session", user: true, argv: []string{o.hpcimg, "exec", "--backend", "fuse", "--session", "bench", o.sif, "true"},
 			hold: []string{o.hpcimg, "exec", "--backend", "fuse", "--session", "bench", o.sif, "sleep", "1000"},
 		})
+		if o.launch != "" {
+			add("launch, SIF by FUSE", true, o.launch, "-backend", "fuse", o.sif, "true")
+			all = append(all, starter{
+				name: "launch, SIF by FUSE, joining a session", user: true, argv: []string{o.launch, "-backend", "fuse", "-session", "bench", o.sif, "true"},
+				hold: []string{o.launch, "-backend", "fuse", "-session", "bench", o.sif, "sleep", "1000"},
+			})
+		}
 		add("hpcimg, SIF by loop, checked", false, o.hpcimg, "exec", "--backend", "kernel", o.sif, "true")
 		add("hpcimg, SIF by loop, trusted", false, o.hpcimg, "exec", "--backend", "kernel", "--trust", o.sif, "true")
 	}

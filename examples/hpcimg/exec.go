@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ type execFlags struct {
 	overlays   []string
 	trust      bool
 	session    string
+	seccomp    string
 	shared     bool // there is a session
 	dryRun     bool
 }
@@ -115,6 +117,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.nv, "nv", false, "add NVIDIA devices and libraries of the host")
 	fl.BoolVar(&e.rocm, "rocm", false, "add AMD GPU devices of the host")
 	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
+	fl.StringVar(&e.seccomp, "seccomp", "", "filter system calls by a compiled BPF program in this `file`, as libseccomp exports one")
 	fl.StringVar(&e.session, "session", "", "share mounts and user namespace with the commands of the same `tag`; auto is the job step (as with --mpi)")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
@@ -153,6 +156,11 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 		spec.Contain = hpcrun.ContainFiles
 	}
 	spec.Image.Trusted = e.trust
+	if e.seccomp != "" {
+		if spec.Seccomp, err = readSmall(e.seccomp, maxFilter); err != nil {
+			return nil, err
+		}
+	}
 	if e.fakeroot {
 		spec.Identity = hpcrun.IdentityRootRange
 	}
@@ -349,7 +357,24 @@ func hostEnv(env []string) []string {
 	return host
 }
 
-const maxEnvFile = 1 << 20
+const (
+	maxEnvFile = 1 << 20
+	maxFilter  = 64 << 10
+)
+
+// readSmall reads a file of at most limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s: more than %d bytes", path, limit)
+	}
+	return data, err
+}
 
 // readEnvFile reads NAME=value lines; empty lines and those that begin with #
 // are passed over. Values are taken as they are: no shell reads them.

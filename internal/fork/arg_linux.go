@@ -57,6 +57,7 @@ const (
 	argBytes                  // a pointer to a structure or buffer
 	argStrings                // a pointer to an array of strings that ends in a null pointer
 	argMessage                // a pointer to a message that carries a descriptor
+	argFilter                 // a pointer to a program of BPF
 	argPaths                  // a pointer to a string made of several parts, some of them descriptors
 )
 

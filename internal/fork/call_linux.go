@@ -93,6 +93,18 @@ func NoNewPrivs() Call {
 	return Call{name: "prctl", nr: unix.SYS_PRCTL, args: []arg{word(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), word(1, "1"), word(0, "0"), word(0, "0"), word(0, "0")}}
 }
 
+// bpfInstruction is the size of an instruction of classic BPF.
+const bpfInstruction = 8
+
+// Seccomp installs a filter of system calls, a program of classic BPF. It applies to the calls that follow, and needs
+// NoNewPrivs or privileges.
+func Seccomp(filter []byte) Call {
+	return Call{name: "prctl", nr: unix.SYS_PRCTL, args: []arg{
+		word(unix.PR_SET_SECCOMP, "PR_SET_SECCOMP"), word(unix.SECCOMP_MODE_FILTER, "SECCOMP_MODE_FILTER"),
+		{kind: argFilter, data: filter, text: fmt.Sprintf("%d instructions", len(filter)/bpfInstruction)},
+	}}
+}
+
 // Unshare makes new namespaces.
 func Unshare(flags uintptr) Call {
 	return Call{name: "unshare", nr: unix.SYS_UNSHARE, args: []arg{word(flags, Namespaces(flags))}}

@@ -161,6 +161,10 @@ func (l *linker) arg(a arg) (uintptr, error) {
 		return l.put(binary.NativeEndian.AppendUint64(array, 0)), nil
 	case argMessage:
 		return l.message(a.fd)
+	case argFilter: // struct sock_fprog: the number of instructions, and where they are
+		header := binary.NativeEndian.AppendUint16(nil, uint16(len(a.data)/bpfInstruction))
+		header = binary.NativeEndian.AppendUint64(append(header, make([]byte, 6)...), uint64(l.put(a.data)))
+		return l.put(header), nil
 	}
 	return a.word, nil
 }
