@@ -1,7 +1,6 @@
 package mount
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -68,8 +67,6 @@ func (e *ServeError) Unwrap() error { return e.Err }
 const (
 	// wireRoot is the root directory in the protocol.
 	wireRoot = 1
-	// pollNode is a node that no tree has.
-	pollNode = 1<<64 - 1
 	// maxRead is the longest read that a kernel is allowed to ask for.
 	maxRead = 1 << 20
 	// maxListing bounds the part of a directory that is sent at a time.
@@ -85,11 +82,10 @@ type answerer struct {
 	valid    wire.Valid
 	o        ServeOptions
 	pageSize int
-	pollName string // of a file in the root directory that is in no listing and not kept by the kernel, see settle
 }
 
 func newAnswerer(t Tree, o ServeOptions, pageSize int) *answerer {
-	a := &answerer{tree: t, root: t.Root(), o: o, pageSize: pageSize, pollName: ".hpcimg-" + rand.Text()}
+	a := &answerer{tree: t, root: t.Root(), o: o, pageSize: pageSize}
 	a.spans, _ = t.(spanReader)
 	seconds := uint64(o.KeepFor / time.Second)
 	a.valid = wire.Valid{Entry: seconds, Attr: seconds}
@@ -133,10 +129,6 @@ func (a *answerer) dispatch(req *wire.Request, r *reply) error {
 	case wire.OpLookup:
 		return a.lookup(req, node, r)
 	case wire.OpGetattr:
-		if req.Node == pollNode {
-			r.head = wire.AppendAttr(r.head, &wire.Attr{Mode: syscall.S_IFREG | 0o444, Links: 1}, wire.Valid{})
-			return nil
-		}
 		attr, err := a.attr(node)
 		if err == nil {
 			r.head = wire.AppendAttr(r.head, &attr, a.valid)
@@ -291,10 +283,6 @@ func (a *answerer) lookup(req *wire.Request, dir NodeID, r *reply) error {
 	}
 	if len(name) > maxName {
 		return syscall.ENAMETOOLONG
-	}
-	if name == a.pollName {
-		r.head = wire.AppendEntry(r.head, pollNode, &wire.Attr{Mode: syscall.S_IFREG | 0o444, Links: 1}, wire.Valid{})
-		return nil
 	}
 	node, err := a.tree.Lookup(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -31,6 +31,7 @@ func TestImage(t *testing.T) {
 		if backend == "" && m.Backend != mount.BackendKernel || backend != "" && m.Backend != backend || m.Why == "" {
 			t.Errorf("%q: mounted by %s, %q", backend, m.Backend, m.Why)
 		}
+		settle(t, dir)
 		if data, err := os.ReadFile(dir + "/a/noise"); err != nil || string(data) != string(testtree.Bytes(1, 300_001)) {
 			t.Errorf("%q: %d bytes, %v", backend, len(data), err)
 		}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +26,8 @@ const fuseType = "fuse.hpcimg"
 // nodev. Root mounts it itself and for all users; others through fusermount3, for themselves. It returns when the image is
 // mounted; the server works until the mount is gone: Server.Close removes it, [Unmount] and umount(8) do too.
 //
-// Mounts of ordinary users go with the process, even if it is killed; those of root stay, and fail with ENOTCONN, until they
-// are removed. Nil options are the defaults.
+// If the process is killed, a mount that fusermount3 has made is removed by a shell that waits for that; one of root stays,
+// and fails with ENOTCONN, until it is removed. Nil options are the defaults.
 func Fuse(ctx context.Context, path, target string, o *FuseOptions) (*Server, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -60,36 +61,21 @@ func FuseFile(ctx context.Context, f *os.File, target string, o *FuseOptions) (*
 	if target, err = filepath.Abs(target); err != nil {
 		return nil, err
 	}
-	dev, unmount, err := openMount(ctx, f.Name(), target, o)
+	dev, own, err := openMount(ctx, f.Name(), target, o)
 	if err != nil {
 		return nil, err
 	}
-	s, err := Serve(dev, NewTree(reader, o.Tree), o.Serve)
+	own.image = f
+	s, err := serveOwn(dev, NewTree(reader, o.Tree), o.Serve, own)
 	if err != nil {
-		return nil, errors.Join(err, unmount())
-	}
-	s.unmount = unmount
-	s.image = f
-	if err := s.settle(target); err != nil {
-		return nil, errors.Join(err, s.Close())
+		own.image = nil // still the caller's
+		return nil, errors.Join(err, own.unmount(), own.ended())
 	}
 	return s, nil
 }
 
-// settle makes the kernel ask whether the files of a mount can be polled, which it does once. The poller of the Go runtime would
-// ask at any opening of a file by package os, and keep the server from hearing of the question, for good.
-func (s *Server) settle(target string) error {
-	fd, err := unix.Open(target+"/"+s.a.pollName, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: target, Err: err}
-	}
-	defer unix.Close(fd)
-	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	return os.NewSyscallError("poll", err)
-}
-
 // openMount mounts a file system that nobody serves yet, and returns the device and the way back.
-func openMount(ctx context.Context, source, target string, o *FuseOptions) (*os.File, func() error, error) {
+func openMount(ctx context.Context, source, target string, o *FuseOptions) (*os.File, *ownMount, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
@@ -105,7 +91,26 @@ func openMount(ctx context.Context, source, target string, o *FuseOptions) (*os.
 	if err := unix.Mount(source, target, fuseType, flags, data); err != nil {
 		return nil, nil, errors.Join(&fs.PathError{Op: "mount", Path: target, Err: err}, dev.Close())
 	}
-	return dev, func() error { return detach(target) }, nil
+	return dev, &ownMount{unmount: func() error { return detach(target) }}, nil
+}
+
+// ownMount is a mount of ours and what goes with it.
+type ownMount struct {
+	unmount func() error
+	image   *os.File
+	watcher *os.File // to be told of an orderly end; may be nil
+}
+
+// ended is called when the server is done.
+func (m *ownMount) ended() (err error) {
+	if m.watcher != nil {
+		_, err = m.watcher.WriteString("done\n")
+		err = errors.Join(err, m.watcher.Close())
+	}
+	if m.image != nil {
+		err = errors.Join(err, m.image.Close())
+	}
+	return err
 }
 
 const fuseDevice = "/dev/fuse"
@@ -118,20 +123,51 @@ func detach(target string) error {
 	return nil
 }
 
-// helperMount asks fusermount3, which is set-uid root, for a mount. The helper stays, and unmounts when the other end of the
-// socket is closed: that is, when this process ends, in whatever way.
-func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ *os.File, _ func() error, err error) {
+// helperMount asks fusermount3, which is set-uid root, for a mount.
+func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ *os.File, _ *ownMount, err error) {
 	program, err := exec.LookPath(cmp.Or(o.Helper, "fusermount3"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("an ordinary user mounts with fusermount3, of the package fuse3: %w", err)
 	}
+	watcher, err := watch(program, target)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := &ownMount{watcher: watcher, unmount: func() error { return helperUnmount(program, target, true) }}
+	dev, err := requestMount(ctx, program, source, target, o)
+	if err != nil {
+		return nil, nil, errors.Join(err, own.ended())
+	}
+	return dev, own, nil
+}
+
+// watch starts a shell that unmounts target when this process ends without having said so, killed or not. (The helper has
+// an option for that, which works only for mounts that root may look into.)
+func watch(program, target string) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd := exec.Command("/bin/sh", "-c", `read -r line || exec "$0" -u -z -q -- "$1"`, program, target)
+	cmd.Stdin, cmd.Env, cmd.Dir = r, []string{}, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends the process group of this one is for it to survive
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	go func() { _ = cmd.Wait() }()
+	return w, nil
+}
+
+// requestMount has the helper mount, and receives the device from it.
+func requestMount(ctx context.Context, program, source, target string, o *FuseOptions) (*os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
+		return nil, os.NewSyscallError("socketpair", err)
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "fusermount3"), os.NewFile(uintptr(pair[1]), "fusermount3")
 	defer theirs.Close()
-	options := "ro,nosuid,nodev,default_permissions,auto_unmount,subtype=hpcimg,fsname=" + escapeOption(source)
+	options := "ro,nosuid,nodev,default_permissions,subtype=hpcimg,fsname=" + escapeOption(source)
 	if o.AllowOther {
 		options += ",allow_other"
 	}
@@ -141,7 +177,7 @@ func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ 
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = &limitedWriter{w: &text, n: 4096}
 	if err := cmd.Start(); err != nil {
-		return nil, nil, errors.Join(err, ours.Close())
+		return nil, errors.Join(err, ours.Close())
 	}
 	_ = theirs.Close()
 	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(pair[0], unix.SHUT_RDWR) })
@@ -151,15 +187,14 @@ func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ 
 		_ = ours.Close()
 		_ = cmd.Wait()
 		if ctx.Err() != nil {
-			return nil, nil, ctx.Err()
+			return nil, ctx.Err()
 		}
 		if message := strings.TrimSpace(text.String()); message != "" {
 			err = errors.New(message)
 		}
-		return nil, nil, &fs.PathError{Op: "fusermount3", Path: target, Err: err}
+		return nil, &fs.PathError{Op: "fusermount3", Path: target, Err: err}
 	}
-	go func() { _ = cmd.Wait() }()
-	return dev, ours.Close, nil
+	return dev, errors.Join(cmd.Wait(), ours.Close())
 }
 
 // escapeOption escapes what separates options.

@@ -34,6 +34,7 @@ func TestFuse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		settle(t, dir)
 		if data, err := os.ReadFile(dir + "/a/noise"); err != nil || string(data) != string(testtree.Bytes(1, 300_001)) {
 			t.Errorf("%d bytes, %v", len(data), err)
 		}

@@ -36,7 +36,7 @@ func Unmount(target string) error {
 		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
 	if errors.Is(err, unix.EPERM) {
-		if helperErr := helperUnmount(target); helperErr == nil {
+		if helperErr := helperUnmount("fusermount3", target, dead(target)); helperErr == nil {
 			return nil
 		} else if !errors.Is(helperErr, exec.ErrNotFound) {
 			return &fs.PathError{Op: "umount", Path: target, Err: helperErr}
@@ -51,17 +51,18 @@ func Unmount(target string) error {
 // dead reports whether a FUSE mount has lost its server.
 func dead(target string) bool {
 	var st unix.Statfs_t
-	return errors.Is(unix.Statfs(target, &st), unix.ENOTCONN)
+	err := unix.Statfs(target, &st)
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNABORTED)
 }
 
-func helperUnmount(target string) error {
-	program, err := exec.LookPath("fusermount3")
+func helperUnmount(name, target string, lazy bool) error {
+	program, err := exec.LookPath(name)
 	if err != nil {
 		return err
 	}
 	var text bytes.Buffer
 	args := []string{"-u", "--", target}
-	if dead(target) {
+	if lazy {
 		args = append([]string{"-z"}, args...)
 	}
 	cmd := exec.Command(program, args...)

@@ -27,8 +27,7 @@ type Server struct {
 	mounted atomic.Bool
 	done    chan struct{}
 
-	unmount func() error // of a mount of our own
-	image   *os.File     // to be closed in the end
+	own *ownMount // nil if somebody else has mounted it
 
 	mu      sync.Mutex
 	readers []*reader
@@ -52,10 +51,14 @@ type reader struct {
 // caller must see to it that no other process keeps the descriptor, as the mount lives on with it. It returns at once, and
 // the server works until the file system is unmounted or Close is called.
 //
-// The process that serves had better not use the mount itself: neither start a program from it, nor touch it while there is a
-// child of vfork, nor open files by package os, whose poller the kernel has ask the server whether they can be polled.
-// (Mounts that [Fuse] has made have been asked already.)
+// The process that serves must not use the mount itself. A thread that waits for an answer of its own process cannot be killed
+// once the request has been read, so SIGKILL would leave both the process and the mount hanging, for good. It would also
+// stop all of a process with one processor to open a file by package os, whose poller the kernel has ask the server.
 func Serve(dev *os.File, t Tree, o *ServeOptions) (*Server, error) {
+	return serveOwn(dev, t, o, nil)
+}
+
+func serveOwn(dev *os.File, t Tree, o *ServeOptions, own *ownMount) (*Server, error) {
 	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "fcntl F_DUPFD_CLOEXEC", Path: dev.Name(), Err: err}
@@ -64,7 +67,7 @@ func Serve(dev *os.File, t Tree, o *ServeOptions) (*Server, error) {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	v := o.withDefaults(runtime.GOMAXPROCS(0))
-	s := &Server{a: newAnswerer(t, v, os.Getpagesize()), threads: v.Threads, first: fd, done: make(chan struct{})}
+	s := &Server{a: newAnswerer(t, v, os.Getpagesize()), threads: v.Threads, first: fd, own: own, done: make(chan struct{})}
 	s.start(fd)
 	return s, nil
 }
@@ -101,8 +104,8 @@ func (s *Server) finish() {
 		}
 	}
 	_ = unix.Close(s.first)
-	if s.image != nil {
-		_ = s.image.Close()
+	if s.own != nil {
+		s.err = errors.Join(s.err, s.own.ended())
 	}
 	s.closed = true
 	close(s.done)
@@ -217,14 +220,14 @@ func (s *Server) Wait() error {
 // Close ends the server. A mount that [Fuse] has made is removed; one of somebody else remains, and whoever uses it gets
 // ENOTCONN. Close returns when all threads are done; a second call does nothing.
 func (s *Server) Close() error {
-	if s.unmount == nil {
+	if s.own == nil {
 		return s.end()
 	}
 	select {
 	case <-s.done: // there is no telling what is mounted there now
 		return nil
 	default:
-		return errors.Join(s.unmount(), s.end())
+		return errors.Join(s.own.unmount(), s.end())
 	}
 }
 
