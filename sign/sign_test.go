@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+
 	"hpcimg/internal/oracle"
 	"hpcimg/sif"
 	"hpcimg/sign"
@@ -286,6 +288,43 @@ func TestGnuPGKeys(t *testing.T) {
 				if _, err := sign.VerifyPath(t.Context(), path, &sign.VerifyOptions{Keyring: public}); err != nil {
 					t.Error(err)
 				}
+			}
+		})
+	}
+}
+
+// TestGnuPGSigns has gpg sign what we would, and verifies that.
+func TestGnuPGSigns(t *testing.T) {
+	gpg := newGPG(t)
+	for _, algorithm := range []string{"rsa3072", "ed25519"} {
+		t.Run(algorithm, func(t *testing.T) {
+			name := algorithm + "@example.org"
+			gpg.run(t, nil, "--passphrase", "", "--quick-gen-key", name, algorithm, "sign", "never")
+			ring, err := sign.ReadKeyring(strings.NewReader(gpg.run(t, nil, "--export-secret-keys", name)))
+			must(t, err)
+			path := newImage(t)
+			must(t, sign.Sign(t.Context(), path, ring.Keys()[0], nil))
+			image, err := os.ReadFile(path)
+			must(t, err)
+			d := table + 3*slot
+			off, size := binary.LittleEndian.Uint64(image[d+fieldOffset:]), binary.LittleEndian.Uint64(image[d+fieldSize:])
+			block, _ := clearsign.Decode(image[off : off+size])
+			for _, hash := range []string{"SHA256", "SHA384", "SHA512"} {
+				theirs := gpg.run(t, bytes.TrimSpace(block.Plaintext), "--local-user", name, "--digest-algo", hash, "--clearsign")
+				data := addSignature([]byte(theirs))(bytes.Clone(image))
+				clear(data[d : d+slot])
+				set64(80, 44)(data)
+				result, err := verifyBytes(t, data, trust(ring.Keys()[0].Public()))
+				if err != nil || len(result.Signatures) != 1 || result.Signatures[0].Signer == nil {
+					t.Errorf("%s: %v", hash, err)
+				}
+			}
+			// SHA-1 can be made to collide (CVE-2022-39237). GnuPG may refuse to use it by then.
+			weak := addSignature([]byte(gpg.run(t, bytes.TrimSpace(block.Plaintext), "--local-user", name, "--digest-algo", "SHA1", "--clearsign")))(bytes.Clone(image))
+			clear(weak[d : d+slot])
+			set64(80, 44)(weak)
+			if _, err := verifyBytes(t, weak, trust(ring.Keys()[0].Public())); err == nil {
+				t.Error("SHA-1 was accepted")
 			}
 		})
 	}
