@@ -79,6 +79,9 @@ type RegistryOptions struct {
 	// MinRate is what a peer has to send in the long run, in bytes a second, not to count as silent. Default: 1024; negative: one
 	// byte now and then is enough.
 	MinRate int64
+	// MaxRate bounds what is sent and received, in bytes a second, of all that is read of one image, or all that one client or one push
+	// does. Default: no limit.
+	MaxRate int64
 	// RetryBudget bounds the waiting, between attempts and for answers that do not come, since the last mebibyte arrived. Requests
 	// are repeated after 429, 5xx and broken connections, and a blob that breaks off is continued where it stopped. Default: one
 	// minute; negative: nothing is repeated or continued.
@@ -162,6 +165,7 @@ func (o RegistryOptions) client(logger *slog.Logger) *distribution.Client {
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,
 		MinRate:     o.MinRate,
+		MaxRate:     o.MaxRate,
 		RetryBudget: o.RetryBudget,
 		Attempts:    o.Attempts,
 		Logger:      logger,

@@ -12,7 +12,7 @@ import (
 func TestPushInChunksAndMount(t *testing.T) {
 	layer := make([]byte, 3<<20+5)
 	_, _ = rand.NewChaCha8([32]byte{5}).Read(layer)
-	img := build(t, "chunks", layer, []byte("small"), nil)
+	img := build(t, "chunks", layer, []byte("small"))
 	for name, host := range map[string]string{"docker-registry": program(t, false), "ggcr": newServer(t).host} {
 		t.Run(name, func(t *testing.T) {
 			from, to := "docker://"+host+"/team/one:v1", "docker://"+host+"/team/two:v1"

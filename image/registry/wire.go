@@ -18,6 +18,7 @@ func newWire(o image.RegistryOptions, logger *slog.Logger) *distribution.Client 
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,
 		MinRate:     o.MinRate,
+		MaxRate:     o.MaxRate,
 		RetryBudget: o.RetryBudget,
 		Attempts:    o.Attempts,
 		Logger:      logger,

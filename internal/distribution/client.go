@@ -31,6 +31,7 @@ type Config struct {
 	UserAgent   string                                                     // default: "hpcimg"
 	IdleTimeout time.Duration                                              // default: one minute
 	MinRate     int64                                                      // bytes a second that a body brings at least; default: 1024, negative: none
+	MaxRate     int64                                                      // bytes a second of all bodies together; default: no limit
 	RetryBudget time.Duration                                              // longest sum of waits without progress; default: one minute, negative: none
 	Attempts    int                                                        // requests in a row without progress; default: 8
 	Logger      *slog.Logger
@@ -64,7 +65,8 @@ const maxSessions = 1024
 // Client holds the connections and tokens for any number of registries.
 type Client struct {
 	config Config
-	ours   bool // the transport
+	ours   bool  // the transport
+	pace   *pace // nil for no limit
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -78,6 +80,9 @@ func New(config *Config) *Client {
 		c.config = *config
 	}
 	c.config = c.config.withDefaults()
+	if c.config.MaxRate > 0 {
+		c.pace = &pace{rate: c.config.MaxRate}
+	}
 	if c.config.Transport == nil {
 		c.config.Transport, c.ours = newTransport(c.config), true
 	}

@@ -47,6 +47,9 @@ func (c *Client) newSession(at Place, api, scope string) *session {
 		config.RetryBudget /= 8
 	}
 	var rt http.RoundTripper = &watchdog{next: config.Transport, idle: config.IdleTimeout, minRate: config.MinRate}
+	if c.pace != nil {
+		rt = &throttle{next: rt, pace: c.pace}
+	}
 	rt = &guard{
 		next:      rt,
 		plainHTTP: config.PlainHTTP,
