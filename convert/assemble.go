@@ -217,7 +217,7 @@ func (a *assembly) addEntries(ctx context.Context) error {
 		case i.Kind == layer.Symlink:
 			e.Target = i.Link
 		case i.Kind == layer.File && i.Index >= 0:
-			e.Content, e.Pack = a.layers[i.Layer].segment.Contents[i.Index], a.packs[i.Layer]
+			e.Content, e.Pack = a.layers[i.Layer].segment.Contents.At(int(i.Index)), a.packs[i.Layer]
 		case i.Kind == layer.File:
 			e.Content, e.Pack = a.files[i.Added], a.root
 		}
@@ -229,7 +229,7 @@ func (a *assembly) addEntries(ctx context.Context) error {
 	if a.view {
 		return err
 	}
-	// The builder has all that it needs, and is about to need more memory: of a million files, this is half.
+	// The builder has all that it needs, and is about to need more memory.
 	a.tree, a.files = nil, nil
 	for _, l := range a.layers {
 		l.known, l.visible, l.segment.Segment = nil, nil, nil

@@ -213,23 +213,25 @@ func (j *job) readLayer(ctx context.Context, l *layerState, budget *layer.Budget
 		return nil, nil, layerFailure(StageLayer, SideSource, l.name, err)
 	}
 	defer r.Close()
-	segment, packer, err := j.newSegment(l)
+	packed := new(packed)
+	segment, packer, err := j.newSegment(l, packed)
 	if err != nil {
 		return nil, nil, layerFailure(StageLayer, SideDestination, l.name, err)
 	}
-	p := &pass{entryReader: r, known: &index.Layer{Entries: new(layer.List)}, packer: packer, wanted: wanted}
+	p := &pass{entryReader: r, known: &index.Layer{Entries: new(layer.List)}, packed: packed, packer: packer, wanted: wanted}
 	err = p.all(ctx)
 	pack, closeErr := packer.Close()
 	side := p.side(err)
 	if err == nil {
-		err = closeErr
+		packed.contents.Grow(p.known.Entries.Len())
+		err = errors.Join(closeErr, packed.contents.Err())
 	}
 	if err != nil {
 		err = segment.trouble(ctx, side, err)
 		segment.discard()
 		return nil, nil, layerFailure(StageLayer, side, l.name, err)
 	}
-	segment.Segment = &index.Segment{Contents: p.contents, Pack: pack}
+	segment.Segment = &index.Segment{Contents: &packed.contents, Pack: pack}
 	p.known.TarSize = r.tarSize()
 	p.known.Notes = notes.notes()
 	l.result.Reused += packer.Stats().Reused
@@ -257,11 +259,11 @@ func (j *job) readAgain(ctx context.Context, l *layerState) (*segment, error) {
 // pass is one reading of a layer.
 type pass struct {
 	entryReader
-	known    *index.Layer
-	contents []*squashfs.Content // of the entries that are packed
-	packer   *squashfs.Packer
-	wanted   func(int32, string) (bool, error)
-	readErr  error // what the source has returned
+	known   *index.Layer
+	packed  *packed
+	packer  *squashfs.Packer
+	wanted  func(int32, string) (bool, error)
+	readErr error // what the source has returned
 }
 
 func (p *pass) all(ctx context.Context) error {
@@ -279,7 +281,6 @@ func (p *pass) all(ctx context.Context) error {
 		}
 		at := int32(p.known.Entries.Len())
 		p.known.Entries.Append(e)
-		p.contents = append(p.contents, nil)
 		if e.Kind != layer.File {
 			continue
 		}
@@ -313,11 +314,10 @@ func (p *pass) file(ctx context.Context, at int32, e *layer.Entry) error {
 	if !wanted {
 		return nil
 	}
-	content, err := p.packer.Add(ctx, r, e.Size)
-	if err != nil {
+	p.packed.expect(int(at))
+	if _, err := p.packer.Add(ctx, r, e.Size); err != nil {
 		return p.short(e, err)
 	}
-	p.contents[at] = content
 	return nil
 }
 

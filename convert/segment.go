@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,22 +59,44 @@ func (s *segment) reader() (*squashfs.PackReader, error) {
 	return squashfs.NewPackReader(s.file, s.at, s.Pack)
 }
 
-// newSegment returns a segment of a layer, to be filled through the packer. With a cache it is written there. Else the bottom
+// newSegment returns a segment of a layer, to be filled through the packer, which tells what it has. With a cache it is written there. Else the bottom
 // layer, which is usually the largest, goes to its place at once; the others cannot, as nobody knows how much will lie below
 // them.
-func (j *job) newSegment(l *layerState) (*segment, *squashfs.Packer, error) {
+func (j *job) newSegment(l *layerState, to *packed) (*segment, *squashfs.Packer, error) {
 	s, err := j.segmentFile(l)
 	if err != nil {
 		return nil, nil, err
 	}
 	opts := j.opts.packerOptions(j.pool)
 	opts.Reuse = j.recall.reusable()
+	opts.Done = to.done
 	p, err := squashfs.NewPacker(s.file, s.at, opts)
 	if err != nil {
 		s.discard()
 		return nil, nil, err
 	}
 	return s, p, nil
+}
+
+// packed collects the contents that a packer completes.
+type packed struct {
+	mu       sync.Mutex
+	entries  []int32 // whose contents they are, by number of the packer
+	contents index.Contents
+}
+
+// expect says that the next contents are those of an entry.
+func (p *packed) expect(entry int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.contents.Grow(entry + 1)
+	p.entries = append(p.entries, int32(entry))
+}
+
+func (p *packed) done(n int, c *squashfs.Content) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.contents.Set(int(p.entries[n]), c)
 }
 
 func (j *job) segmentFile(l *layerState) (*segment, error) {
@@ -206,26 +229,28 @@ func (j *job) derive(ctx context.Context, l *layerState) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, packer, err := j.newSegment(l)
+	packed := new(packed)
+	s, packer, err := j.newSegment(l, packed)
 	if err != nil {
 		return nil, failure(StageRepack, SideDestination, err)
 	}
-	contents := make([]*squashfs.Content, len(old.Contents))
-	for i, c := range old.Contents {
+	packed.contents.Grow(old.Contents.Len())
+	for i, c := range old.Contents.All() {
 		if c == nil || !l.visible[i] {
 			continue
 		}
-		if contents[i], err = packer.Copy(ctx, from, c); err != nil {
+		packed.expect(i)
+		if _, err = packer.Copy(ctx, from, c); err != nil {
 			break
 		}
 	}
 	pack, closeErr := packer.Close()
-	if err := errors.Join(err, closeErr); err != nil {
+	if err := errors.Join(err, closeErr, packed.contents.Err()); err != nil {
 		err = s.trouble(ctx, SideDestination, err)
 		s.discard()
 		return nil, failure(StageRepack, SideDestination, err)
 	}
-	s.Segment = &index.Segment{Contents: contents, Pack: pack}
+	s.Segment = &index.Segment{Contents: &packed.contents, Pack: pack}
 	l.result.Elapsed += time.Since(begin)
 	return s, nil
 }

@@ -30,6 +30,13 @@ type PackerOptions struct {
 	// copied instead of being made anew. It is read back and compared, so that a
 	// pack that is not what it should be costs time and nothing else.
 	Reuse []*PackReader
+
+	// Done, if set, is told each Content as soon as it is complete, with the
+	// number of the call of Add or Copy that returns it, counted from 0. Who
+	// keeps it in a smaller form may then forget it. Calls do not overlap; they
+	// come in no particular order, from any goroutine and even before Add has
+	// returned, and must not use the Packer.
+	Done func(n int, c *Content)
 }
 
 // Files smaller than fragmentLimit are packed in groups of fragmentGroup
@@ -116,6 +123,7 @@ type Packer struct {
 	zeroOnce  sync.Once
 	zeroBlock [sha256.Size]byte
 
+	added  int        // calls of Add and Copy
 	batch  *packBatch // small files that wait for more
 	closed bool
 	failed atomic.Bool // err is set
@@ -138,9 +146,7 @@ type Packer struct {
 	small     smallIndex
 	large     contentIndex // read by jobs too, under mu
 
-	// How many contents are complete, of those in groups and of those in
-	// blocks of their own. Each kind is completed in the order of Add.
-	smallDone, largeDone atomic.Int64
+	doneMu sync.Mutex // held while Done is called
 }
 
 // NewPacker returns a Packer whose pack begins at base of w.
@@ -203,11 +209,11 @@ func (p *Packer) Add(ctx context.Context, r io.Reader, size int64) (*Content, er
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail(fmt.Errorf("squashfs: %w", err))
 	}
-	c := &Content{Size: size, Fragment: -1}
+	c := p.newContent(size)
 	var err error
 	switch {
 	case size == 0:
-		c.Digest = sha256.Sum256(nil)
+		p.empty(c)
 	case size < int64(p.fragLimit):
 		err = p.addSmall(ctx, r, c)
 	default:
@@ -216,12 +222,39 @@ func (p *Packer) Add(ctx context.Context, r io.Reader, size int64) (*Content, er
 	if err != nil {
 		return nil, p.fail(fmt.Errorf("squashfs: %w", err))
 	}
-	return c, nil
+	return c.Content, nil
+}
+
+// packContent is a Content on its way, with the number that Done wants.
+type packContent struct {
+	*Content
+	n int
+}
+
+func (p *Packer) newContent(size int64) packContent {
+	p.added++
+	return packContent{&Content{Size: size, Fragment: -1}, p.added - 1}
+}
+
+// empty completes the content of a file without any.
+func (p *Packer) empty(c packContent) {
+	c.Digest = sha256.Sum256(nil)
+	p.done(c)
+}
+
+// done says that a content is complete.
+func (p *Packer) done(c packContent) {
+	if p.opts.Done == nil {
+		return
+	}
+	p.doneMu.Lock()
+	defer p.doneMu.Unlock()
+	p.opts.Done(c.n, c.Content)
 }
 
 var errPackerClosed = errors.New("squashfs: packer is closed")
 
-func (p *Packer) addSmall(ctx context.Context, r io.Reader, c *Content) error {
+func (p *Packer) addSmall(ctx context.Context, r io.Reader, c packContent) error {
 	n := int(c.Size)
 	if p.batch != nil && len(p.batch.data)+n > p.fragGroup {
 		if err := p.submitBatch(ctx); err != nil {
@@ -263,7 +296,7 @@ func (p *Packer) submitBatch(ctx context.Context) error {
 }
 
 // addBlocks reads a file that is stored in blocks of its own.
-func (p *Packer) addBlocks(ctx context.Context, r io.Reader, c *Content) error {
+func (p *Packer) addBlocks(ctx context.Context, r io.Reader, c packContent) error {
 	f := &packFile{content: c, single: c.Size <= int64(p.cfg.blockSize)}
 	for left := c.Size; left > 0; {
 		u := &packUnit{file: f}

@@ -131,22 +131,22 @@ func (p *Packer) Copy(ctx context.Context, from *PackReader, c *Content) (*Conte
 	if err := ctx.Err(); err != nil {
 		return nil, p.fail(fmt.Errorf("squashfs: %w", err))
 	}
-	n := &Content{Size: c.Size, Fragment: -1}
+	n := p.newContent(c.Size)
 	err := p.copyContent(ctx, from, c, n)
 	if err != nil {
 		return nil, p.fail(fmt.Errorf("squashfs: %w", err))
 	}
-	return n, nil
+	return n.Content, nil
 }
 
-func (p *Packer) copyContent(ctx context.Context, from *PackReader, c, n *Content) error {
+func (p *Packer) copyContent(ctx context.Context, from *PackReader, c *Content, n packContent) error {
 	if from.pack.BlockSize != p.cfg.blockSize || from.pack.Compression.compressorID() != p.cfg.compression.compressorID() {
 		return fmt.Errorf("%w: pack has compression %v and block size %d, not %v and %d",
 			fs.ErrInvalid, from.pack.Compression, from.pack.BlockSize, p.cfg.compression, p.cfg.blockSize)
 	}
 	switch {
 	case c.Size == 0:
-		n.Digest = sha256.Sum256(nil)
+		p.empty(n)
 		return nil
 	case c.Fragment < 0:
 		return p.copyBlocks(ctx, from, c, n)
@@ -162,7 +162,7 @@ func (p *Packer) copyContent(ctx context.Context, from *PackReader, c, n *Conten
 }
 
 // copyBlocks queues the blocks of c as they are stored.
-func (p *Packer) copyBlocks(ctx context.Context, from *PackReader, c, n *Content) error {
+func (p *Packer) copyBlocks(ctx context.Context, from *PackReader, c *Content, n packContent) error {
 	bs := int64(p.cfg.blockSize)
 	if c.Size < 0 || (c.Size+bs-1)/bs != int64(len(c.Blocks)) {
 		return fmt.Errorf("%w: content of %d bytes in %d blocks", fs.ErrInvalid, c.Size, len(c.Blocks))

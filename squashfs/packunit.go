@@ -32,7 +32,7 @@ type packItem struct {
 type packBatch struct {
 	buf    *[]byte
 	data   []byte
-	files  []*Content
+	files  []packContent
 	charge int64
 }
 
@@ -64,7 +64,7 @@ type packUnit struct {
 
 // packFile is a file stored in blocks of its own.
 type packFile struct {
-	content *Content
+	content packContent
 	single  bool // one block, whose digest is that of the file
 	queued  int
 
@@ -86,7 +86,7 @@ func (p *Packer) runBlock(u *packUnit) {
 	if f.single {
 		f.content.Digest = u.digest
 	}
-	if !zero && !(f.single && p.isDuplicate(f.content)) {
+	if !zero && !(f.single && p.isDuplicate(f.content.Content)) {
 		p.compress(u)
 	}
 	p.finish(func() { u.compressed = true })
@@ -217,6 +217,7 @@ func (p *Packer) assemble(item *packItem) {
 		if !p.opts.NoDuplicates {
 			if o := p.small.find(&c.Digest); o != nil {
 				c.Fragment, c.FragmentOffset = o.fragment, o.offset
+				p.done(c)
 				continue
 			}
 		}
@@ -235,8 +236,8 @@ func (p *Packer) assemble(item *packItem) {
 		if !p.opts.NoDuplicates {
 			p.small.add(smallFile{digest: c.Digest, fragment: c.Fragment, offset: c.FragmentOffset})
 		}
+		p.done(c)
 	}
-	p.smallDone.Add(int64(len(b.files)))
 	p.putBuf(b.buf)
 	if b.charge > 0 {
 		p.pool.budget.Release(b.charge)
@@ -273,15 +274,15 @@ func (p *Packer) write(u *packUnit) {
 	case f == nil:
 		p.fragments = append(p.fragments, FragmentBlock{Start: p.pos, Word: u.word})
 	case f.single:
-		defer p.largeDone.Add(1)
-		if p.reuse(f.content) {
+		defer p.done(f.content)
+		if p.reuse(f.content.Content) {
 			return
 		}
 		if u.word != 0 {
 			f.content.Start = p.pos
 		}
 		f.content.Blocks = []uint32{u.word}
-		p.index(f.content)
+		p.index(f.content.Content)
 	default:
 		if u.first {
 			f.start, f.units, f.sum = p.pos, len(p.units), sha256.New()
@@ -315,8 +316,8 @@ func (p *Packer) writeOut(u *packUnit) bool {
 // endFile decides whether a file of several blocks stays. If there is an equal
 // one, what comes next is written over it.
 func (p *Packer) endFile(f *packFile) {
-	defer p.largeDone.Add(1)
-	c := f.content
+	defer p.done(f.content)
+	c := f.content.Content
 	f.sum.Sum(c.Digest[:0])
 	if p.reuse(c) {
 		p.pos, p.units = f.start, p.units[:f.units]

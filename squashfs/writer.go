@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync"
 	"time"
 
 	"hpcimg/internal/atomicfile"
@@ -38,24 +39,12 @@ type Writer struct {
 	w       io.WriterAt
 	packer  *Packer
 	builder *Builder
-	small   packedQueue
-	large   packedQueue
+	files   []nodeID // by number of the Packer
 	size    int64
 	closed  bool
-}
 
-// packedFile is a file whose contents the Packer may have to complete yet.
-type packedFile struct {
-	node    nodeID
-	content *Content
-}
-
-// packedQueue has the files of one kind in the order of Packer.Add, which is
-// that in which their contents are completed. They are handed to the Builder,
-// which needs far less room for them, as soon as they are.
-type packedQueue struct {
-	packQueue[packedFile]
-	taken int64
+	mu      sync.Mutex // guards builder and files while the packer works
+	failure error      // of what came from the packer
 }
 
 // NewWriter returns a Writer whose image begins at the start of w. What w has
@@ -64,7 +53,9 @@ func NewWriter(w io.WriterAt, opts *WriterOptions) (*Writer, error) {
 	if opts == nil {
 		opts = &WriterOptions{}
 	}
-	packer, err := NewPacker(w, contentAlign, &PackerOptions{
+	image := &Writer{w: w}
+	var err error
+	image.packer, err = NewPacker(w, contentAlign, &PackerOptions{
 		Compression:  opts.Compression,
 		Level:        opts.Level,
 		BlockSize:    opts.BlockSize,
@@ -72,11 +63,12 @@ func NewWriter(w io.WriterAt, opts *WriterOptions) (*Writer, error) {
 		NoFragments:  opts.NoFragments,
 		NoDuplicates: opts.NoDuplicates,
 		Pool:         opts.Pool,
+		Done:         image.packed,
 	})
 	if err != nil {
 		return nil, err
 	}
-	builder, err := NewBuilder(&BuilderOptions{
+	image.builder, err = NewBuilder(&BuilderOptions{
 		Compression: opts.Compression,
 		Level:       opts.Level,
 		BlockSize:   opts.BlockSize,
@@ -87,25 +79,18 @@ func NewWriter(w io.WriterAt, opts *WriterOptions) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{w: w, packer: packer, builder: builder}, nil
+	return image, nil
 }
 
-// take hands the first contents of q to the Builder: all but those beyond the
-// first done that were ever in it. The one pack will be number 0.
-func (w *Writer) take(q *packedQueue, done int64) error {
-	for ; q.taken < done; q.taken++ {
-		f := q.head()
-		q.pop()
-		if err := w.builder.setContent(f.node, f.content, 0); err != nil {
-			return err
-		}
+// packed hands contents that are complete to the Builder, which needs far less
+// room for them.
+func (w *Writer) packed(n int, c *Content) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// The one pack will be number 0.
+	if err := w.builder.setContent(w.files[n], c, 0); err != nil && w.failure == nil {
+		w.failure = err
 	}
-	return nil
-}
-
-// takeDone takes what is complete.
-func (w *Writer) takeDone() error {
-	return errors.Join(w.take(&w.small, w.packer.smallDone.Load()), w.take(&w.large, w.packer.largeDone.Load()))
 }
 
 // Add adds an entry. For a regular file it reads e.Size bytes from r, which may
@@ -117,28 +102,31 @@ func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	}
 	e.Content, e.Pack = nil, 0
 	if e.HardLink != "" || !e.Mode.IsRegular() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		return w.builder.Add(e)
 	}
 	if e.Size < 0 || e.Size > 0 && r == nil {
 		return &EntryError{Path: e.Path, Err: fmt.Errorf("%w: Size is %d", fs.ErrInvalid, e.Size)}
 	}
 	// The node is made before its contents: a bad entry costs nothing.
-	n, err := w.builder.addNode(&e)
-	if err != nil {
+	if err := w.addFile(&e); err != nil {
 		return err
 	}
-	c, err := w.packer.Add(ctx, r, e.Size)
-	if err != nil {
+	if _, err := w.packer.Add(ctx, r, e.Size); err != nil {
 		return fmt.Errorf("%w (contents of %q)", err, e.Path)
 	}
-	switch {
-	case c.Size == 0:
-	case c.Size < int64(w.packer.fragLimit):
-		w.small.push(packedFile{n, c})
-	default:
-		w.large.push(packedFile{n, c})
+	return nil
+}
+
+func (w *Writer) addFile(e *Entry) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, err := w.builder.addNode(e)
+	if err == nil {
+		w.files = append(w.files, n)
 	}
-	return w.takeDone()
+	return err
 }
 
 var errWriterClosed = errors.New("squashfs: writer is closed")
@@ -155,9 +143,10 @@ func (w *Writer) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.takeDone(); err != nil {
-		return err
+	if w.failure != nil {
+		return w.failure
 	}
+	w.files = nil
 	// Contents refer to it already.
 	if _, err := w.builder.AddPack(pack, contentAlign); err != nil {
 		return err

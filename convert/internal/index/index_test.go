@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -37,15 +38,15 @@ func sampleLayer() *index.Layer {
 
 func sampleSegment() *index.Segment {
 	return &index.Segment{
-		Contents: []*squashfs.Content{
+		Contents: index.ContentsOf(
 			nil,
-			{Fragment: -1},
-			{Size: 100, Fragment: 0, FragmentOffset: 17},
-			{Size: 300_000, Fragment: -1, Start: 5000, Blocks: []uint32{1000, 0, 1<<24 | 37_856}},
-			{Size: 300_000, Fragment: -1, Start: 5000, Blocks: []uint32{1000, 0, 1<<24 | 37_856}},
+			&squashfs.Content{Fragment: -1},
+			&squashfs.Content{Size: 100, Fragment: 0, FragmentOffset: 17},
+			&squashfs.Content{Size: 300_000, Fragment: -1, Start: 5000, Blocks: []uint32{1000, 0, 1<<24 | 37_856}},
+			&squashfs.Content{Size: 300_000, Fragment: -1, Start: 5000, Blocks: []uint32{1000, 0, 1<<24 | 37_856}},
 			nil,
-			{Size: 1 << 17, Fragment: -1, Start: 100, Blocks: []uint32{4900}},
-		},
+			&squashfs.Content{Size: 1 << 17, Fragment: -1, Start: 100, Blocks: []uint32{4900}},
+		),
 		Pack: &squashfs.Pack{
 			Size: 1 << 20, Compression: squashfs.CompressionZstd, BlockSize: 1 << 17,
 			Fragments: []squashfs.FragmentBlock{{Start: 0, Word: 100}},
@@ -79,20 +80,28 @@ func TestLayer(t *testing.T) {
 	}
 }
 
+// asSlice lets contents be compared.
+var asSlice = cmp.Transformer("All", func(x *index.Contents) (all []*squashfs.Content) {
+	for _, c := range x.All() {
+		all = append(all, c)
+	}
+	return all
+})
+
 func TestSegment(t *testing.T) {
 	want := sampleSegment()
 	b, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := index.DecodeSegment(b, len(want.Contents))
+	got, err := index.DecodeSegment(b, want.Contents.Len())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, asSlice); d != "" {
 		t.Error(d)
 	}
-	if _, err := index.DecodeSegment(b, len(want.Contents)+1); !errors.Is(err, index.ErrFormat) {
+	if _, err := index.DecodeSegment(b, want.Contents.Len()+1); !errors.Is(err, index.ErrFormat) {
 		t.Errorf("another number of entries: %v", err)
 	}
 }
@@ -202,14 +211,14 @@ func FuzzSegment(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for i, c := range s.Contents {
+		for i, c := range s.Contents.All() {
 			_ = builder.Add(squashfs.Entry{Path: "f" + strings.Repeat("x", i%200), Content: c, Pack: id})
 		}
 		again, err := s.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s2, err := index.DecodeSegment(again, len(s.Contents)); err != nil || cmp.Diff(s, s2) != "" {
+		if s2, err := index.DecodeSegment(again, s.Contents.Len()); err != nil || cmp.Diff(s, s2, asSlice) != "" {
 			t.Errorf("decoded again: %v %s", err, cmp.Diff(s, s2))
 		}
 	})
@@ -224,5 +233,41 @@ func TestBomb(t *testing.T) {
 	b = bytes.Replace(b, []byte("-1\n"), []byte("-1\n\xff\xff\xff\xff\x7f"), 1)
 	if _, err := index.DecodeLayer(b); !errors.Is(err, index.ErrFormat) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What is set is what is there, in whatever order and however large.
+func TestContents(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	want := make([]*squashfs.Content, 4000)
+	x := new(index.Contents)
+	x.Grow(len(want))
+	for _, i := range r.Perm(len(want)) {
+		switch r.IntN(4) {
+		case 0:
+			continue
+		case 1:
+			want[i] = &squashfs.Content{Fragment: r.Int32N(1 << 30), FragmentOffset: r.Uint32(), Size: r.Int64()}
+		default:
+			want[i] = &squashfs.Content{Fragment: -1, Start: r.Int64(), Size: r.Int64(), Blocks: make([]uint32, 1+r.IntN(60))}
+			if r.IntN(100) == 0 {
+				want[i].Blocks = make([]uint32, 100_000)
+			}
+			for j := range want[i].Blocks {
+				want[i].Blocks[j] = r.Uint32()
+			}
+		}
+		x.Set(i, want[i])
+	}
+	if x.Err() != nil {
+		t.Fatal(x.Err())
+	}
+	for i, c := range x.All() {
+		if x.Has(i) != (want[i] != nil) {
+			t.Errorf("%d: has %v", i, x.Has(i))
+		}
+		if d := cmp.Diff(want[i], c); d != "" {
+			t.Fatalf("%d: %s", i, d)
+		}
 	}
 }

@@ -12,8 +12,8 @@ import (
 
 // Segment says where the files of a layer are in its pack.
 type Segment struct {
-	// Contents has an element for each entry of the layer, nil for what the pack does not have. Their digests are not stored.
-	Contents []*squashfs.Content
+	// Contents are those that the pack has, for each entry of the layer.
+	Contents *Contents
 	Pack     *squashfs.Pack
 	Sums     [][sha256.Size]byte // of each SumChunk bytes of the pack; empty if nobody has asked for them
 }
@@ -44,9 +44,9 @@ func (s *Segment) Encode() ([]byte, error) {
 		w.uint(uint64(f.Word))
 		last = f.Start
 	}
-	w.uint(uint64(len(s.Contents)))
+	w.uint(uint64(s.Contents.Len()))
 	last = 0
-	for _, c := range s.Contents {
+	for _, c := range s.Contents.All() {
 		if c == nil {
 			w.uint(0)
 			continue
@@ -99,12 +99,18 @@ func DecodeSegment(b []byte, entries int) (*Segment, error) {
 		r.fail("contents of another layer")
 		return nil, r.err
 	}
-	s.Contents = make([]*squashfs.Content, n)
+	s.Contents = new(Contents)
+	s.Contents.Grow(n)
 	last = 0
-	for i := range s.Contents {
+	for i := range n {
 		if tag := r.uint(); tag > 0 {
-			s.Contents[i] = r.content(tag, &last)
+			if c := r.content(tag, &last); c != nil {
+				s.Contents.Set(i, c)
+			}
 		}
+	}
+	if s.Contents.Err() != nil {
+		r.fail("too many blocks")
 	}
 	for range r.count(sha256.Size) {
 		s.Sums = append(s.Sums, [sha256.Size]byte(r.digest()))
@@ -168,7 +174,7 @@ func (r *reader) content(tag uint64, last *int64) *squashfs.Content {
 }
 
 // Has reports for each entry whether the pack has its contents.
-func (s *Segment) Has(entry int) bool { return s.Contents[entry] != nil }
+func (s *Segment) Has(entry int) bool { return s.Contents.Has(entry) }
 
 // LayerKey names the index of a layer.
 func LayerKey(diffID string) string { return key("layer", layerMagic, diffID) }
