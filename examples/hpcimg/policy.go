@@ -85,3 +85,49 @@ func (f *flags) checkFile(ctx context.Context, policies []*policy.Policy, file *
 	}
 	return nil
 }
+
+// policyVerdict is `verify --policy --json`.
+type policyVerdict struct {
+	Image    string `json:"image"`
+	Accepted bool   `json:"accepted"`
+	Error    string `json:"error,omitempty"`
+}
+
+// verifyPolicy says what the policies say of an image, without any use of it.
+func (f *flags) verifyPolicy(cmd *cobra.Command, ref string) error {
+	err := f.askPolicies(cmd.Context(), ref)
+	if err != nil && !errors.Is(err, policy.ErrDenied) {
+		return err
+	}
+	if f.json {
+		v := policyVerdict{Image: ref, Accepted: err == nil}
+		if err != nil {
+			v.Error = err.Error()
+		}
+		return errors.Join(printJSON(cmd.OutOrStdout(), v), err)
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "accepted: %s\n", printable(ref))
+	}
+	return err
+}
+
+func (f *flags) askPolicies(ctx context.Context, ref string) error {
+	if isRegistry(ref) {
+		_, closer, err := f.registryInput(ctx, ref)
+		if err != nil {
+			return err
+		}
+		return closer.Close()
+	}
+	l, err := openLocal(ref)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	policies, err := f.policies()
+	if err != nil {
+		return err
+	}
+	return f.checkFile(ctx, policies, l.file, l.offset, l.size)
+}

@@ -30,6 +30,7 @@ func newVerify(f *flags) *cobra.Command {
 	var t trustFlags
 	t.add(c)
 	f.addSource(c)
+	f.addPolicy(c)
 	legacy := c.Flags().Bool("legacy-insecure", false, "accept signatures from before Singularity 3.6, which cover only contents")
 	apptainer := c.Flags().Bool("apptainer-json", false, "print JSON in the shape that Apptainer prints")
 	rebuild := c.Flags().Bool("rebuild", false, "look at no signature: convert the source again and compare")
@@ -41,6 +42,9 @@ func newVerify(f *flags) *cobra.Command {
 				return err
 			}
 			return f.rebuild(cmd, path, *source)
+		}
+		if f.policy != "" {
+			return f.verifyPolicy(cmd, args[0])
 		}
 		if isRegistry(args[0]) {
 			return f.verifyRemote(cmd, args[0], &t)
