@@ -33,6 +33,13 @@
 // be on their way, through a squashfs that exists in memory and in temporary files only: a tar stream, a directory, or an OCI image whose layers are
 // one tar stream, an eStargz, or the squashfs whole or in segments. [FromSquashfs] and [FromSIF] are the way back.
 //
+// # Files in a registry
+//
+// A squashfs or SIF file in segments ([LayersSegments], [CutSIF]), as the only layer of an image, or as an artifact ([SIFArtifact],
+// [FromArtifact]) stays what it is if a file of that form is asked for: its pieces are fetched straight to their places, those that are in
+// [Options.Cache] or somewhere in a file of [Options.Reuse] are copied, each is verified, and so is the whole. docs/formats/segments.md has the
+// format. That the digests are right says who has made a file system, and not that it is well-formed.
+//
 // # What is remembered
 //
 // With [Options.Cache] or [Options.Reuse], layers that have been converted before are neither fetched nor compressed again, and the
@@ -53,6 +60,7 @@
 // Errors are of type [*Error] and wrap their cause:
 //
 //	image.ErrDigest      a blob or a diffID is not what it should be
+//	image.ErrFormat      the manifest of a file in segments does not add up
 //	ErrFormat            a layer is no tar stream, or is damaged
 //	ErrUnsafePath        an entry has a path that no file can have
 //	ErrWhiteout          a whiteout hides nothing that has a name

@@ -187,7 +187,7 @@ func (f *fetch) each(ctx context.Context, list []int, try func(ctx context.Conte
 				return err
 			}
 			r := &f.result.Layers[i]
-			r.SegmentFrom, r.Elapsed = from[n], time.Since(begin)
+			r.Index, r.SegmentFrom, r.Elapsed = from[n], from[n], time.Since(begin)
 			f.task.Add(r.Size)
 			close(f.done[i])
 			return nil

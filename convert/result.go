@@ -54,8 +54,8 @@ type Result struct {
 	Size       int64         `json:"size"`
 	Arch       string        `json:"arch,omitempty"`
 	Digest     digest.Digest `json:"digest,omitempty"` // of an OCI image's manifest
-	Entries    int           `json:"entries"`          // names in the image, the root included
-	Layers     []LayerResult `json:"layers"`           // bottom first
+	Entries    int           `json:"entries"`          // names in the image, the root included; 0 of a file that stays as it is
+	Layers     []LayerResult `json:"layers"`           // bottom first; of a file that stays as it is, its pieces
 	Warnings   []Warning     `json:"warnings,omitempty"`
 	TableBytes int64         `json:"tableBytes"`
 	Elapsed    time.Duration `json:"elapsedNs"`

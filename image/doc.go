@@ -20,9 +20,16 @@
 //	oci:DIR[:TAG|@DIGEST]                    OCI image layout
 //	oci-archive:FILE[:TAG|@DIGEST]           the same in a tar file, which is not unpacked
 //	docker-archive:FILE[:REF]                what docker save and podman save write
+//	docker-daemon:REF                        what Docker or Podman has, see [DaemonOptions]
 //
-// The other transports of [Transport] are parsed, so that programs have one kind of reference for everything; [Open] answers them
+// A manifest that is not that of an image, such as one of a SIF file behind oras://, is an [Artifact]. The other transports of [Transport] are parsed, so that programs have one kind of reference for everything; [Open] answers them
 // with errors.ErrUnsupported and the name of the package that reads them.
+//
+// # Without a network
+//
+// With a cache in [Options].Cache and Documents, blobs and manifests that have been read before are not fetched again, and an image in
+// the cache is opened by its digest even if the registry does not answer. With [Options].Offline no registry is asked; a tag
+// leads where it did last, and [Image.Remembered] says when that was. What is missing is an [OfflineError].
 //
 // # Platforms
 //
@@ -57,7 +64,8 @@
 //
 // # Concurrency
 //
-// Images and layers may be used by many goroutines; an Image holds nothing open.
+// Images and layers may be used by many goroutines; an Image holds nothing open, but for a temporary file without a name where it
+// comes from a stream or a daemon, which is gone with the Image.
 //
 // # Compatibility
 //

@@ -156,11 +156,9 @@ type remoteArtifact struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// inspectArtifact prints what the manifest of a SIF file in a registry says. What is in the file is not known without it.
+// inspectArtifact prints what a SIF file in a registry says of itself. Of the file only the beginning is read, where all of that is, and for
+// --layers and --json nothing but the manifest.
 func (f *flags) inspectArtifact(cmd *cobra.Command, ref string, v inspectView) error {
-	if v.deffile || v.runscript || v.environment || v.oci {
-		return usagef("%s is one SIF file: pull it first (hpcimg pull %s); of a file in a registry only --labels, --layers and --json are known", ref, ref)
-	}
 	opts, err := f.imageOptions()
 	if err != nil {
 		return err
@@ -174,14 +172,27 @@ func (f *flags) inspectArtifact(cmd *cobra.Command, ref string, v inspectView) e
 	}
 	f.noteOffline(a.Reference(), a.Descriptor(), a.Remembered())
 	l, out := a.Manifest().Layers[0], cmd.OutOrStdout()
-	switch {
-	case f.json:
+	if f.json {
 		d := a.Descriptor()
 		return printJSON(out, remoteArtifact{a.Reference().String(), d.Digest, d.MediaType, l.Size, l.Digest, a.Manifest().Annotations})
-	case v.layers:
-		_, err = fmt.Fprintf(out, "%s %10s %s\n", l.Digest, byteCount(l.Size), l.MediaType)
+	}
+	if v.layers {
+		if _, err := fmt.Fprintf(out, "%s %10s %s\n", l.Digest, byteCount(l.Size), printable(l.MediaType)); err != nil {
+			return err
+		}
+		v.layers = false
+	}
+	if v == (inspectView{}) {
+		return nil
+	}
+	file, end, err := headOf(cmd.Context(), a)
+	if err != nil {
 		return err
 	}
-	printLabels(out, a.Manifest().Annotations)
-	return nil
+	defer end()
+	meta, err := file.sif.Metadata()
+	if err != nil {
+		return fmt.Errorf("%s: %w", file.path, err)
+	}
+	return f.printDescription(out, file, v, &meta.Data.Attributes)
 }

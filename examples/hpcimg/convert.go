@@ -133,12 +133,16 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 			kept++
 		}
 	}
-	layers := fmt.Sprintf("%d layers", len(result.Layers))
+	what, entries := "layers", fmt.Sprintf(", %d entries", result.Entries)
+	if result.Entries == 0 { // a file that has come as it is
+		what, entries = "pieces", ""
+	}
+	layers := fmt.Sprintf("%d %s", len(result.Layers), what)
 	if kept > 0 {
 		layers += fmt.Sprintf(" (%d not read again)", kept)
 	}
-	_, err = fmt.Fprintf(out, "%s: %s, %s, %d entries, %.1f s\n",
-		result.Path, byteCount(result.Size), layers, result.Entries, result.Elapsed.Seconds())
+	_, err = fmt.Fprintf(out, "%s: %s, %s%s, %.1f s\n",
+		result.Path, byteCount(result.Size), layers, entries, result.Elapsed.Seconds())
 	return err
 }
 

@@ -75,7 +75,11 @@ func (f *flags) inspectLocal(cmd *cobra.Command, ref string, v inspectView) erro
 	if f.json {
 		return printJSON(out, meta)
 	}
-	a := &meta.Data.Attributes
+	return f.printDescription(out, l, v, &meta.Data.Attributes)
+}
+
+// printDescription prints the parts of a description that are asked for.
+func (f *flags) printDescription(out io.Writer, l *localImage, v inspectView, a *sif.Attributes) error {
 	text := f.textFor(out)
 	if v.deffile {
 		fmt.Fprintln(out, text(a.Deffile))
