@@ -459,7 +459,7 @@ func TestAsUser(t *testing.T) {
 	if err := errors.Join(err, os.WriteFile(dir+"/test", binary, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := oracle.AsUser(t, exec.Command(dir+"/test", "-test.run", "^Test(Run|Executors|Writable|Session|LeaderKilled|ExitCodes|Privileges|Fakeroot|Binds|Contain|PIDNamespace|Killed|HomeAndWorkingDirectory)$", "-test.short"))
+	cmd := oracle.AsUser(t, exec.Command(dir+"/test", "-test.run", "^Test(Run|KillRounds|KilledParts|Seccomp|Advice|Executors|Writable|Session|LeaderKilled|ExitCodes|Privileges|Fakeroot|Binds|Contain|PIDNamespace|Killed|HomeAndWorkingDirectory)$", "-test.short"))
 	cmd.Dir = dir
 	cmd.Env = []string{"TMPDIR=" + dir, "PATH=" + os.Getenv("PATH"), "HPCIMG_FUSE=" + oracle.FUSE(t)}
 	if out, err := cmd.CombinedOutput(); err != nil {
