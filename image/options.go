@@ -82,6 +82,9 @@ type RegistryOptions struct {
 	// MaxRate bounds what is sent and received, in bytes a second, of all that is read of one image, or all that one client or one push
 	// does. Default: no limit.
 	MaxRate int64
+	// Ranges is how many parts of a blob of 64 MiB or more are requested side by side, for registries that slow down single connections.
+	// Each takes 8 MiB of memory. Default: 1.
+	Ranges int
 	// RetryBudget bounds the waiting, between attempts and for answers that do not come, since the last mebibyte arrived. Requests
 	// are repeated after 429, 5xx and broken connections, and a blob that breaks off is continued where it stopped. Default: one
 	// minute; negative: nothing is repeated or continued.
@@ -165,6 +168,7 @@ func (o RegistryOptions) client(logger *slog.Logger) *distribution.Client {
 		UserAgent:   o.UserAgent,
 		IdleTimeout: o.IdleTimeout,
 		MinRate:     o.MinRate,
+		Ranges:      o.Ranges,
 		MaxRate:     o.MaxRate,
 		RetryBudget: o.RetryBudget,
 		Attempts:    o.Attempts,

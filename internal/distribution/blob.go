@@ -31,8 +31,20 @@ func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) (io.
 
 // BlobFrom is Blob from byte off on, which is not beyond the end: for whoever has what stands before it.
 func (r *Repository) BlobFrom(ctx context.Context, d digest.Digest, size, off int64) (io.ReadCloser, error) {
+	if n := r.session.config.Ranges; n > 1 && size-off >= rangesFrom {
+		return r.blobInRanges(ctx, d, size, off, n)
+	}
+	b, err := r.blobRange(ctx, d, size, off, size)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// blobRange is BlobFrom up to byte end, or to wherever the blob ends if that is negative.
+func (r *Repository) blobRange(ctx context.Context, d digest.Digest, size, off, end int64) (*blob, error) {
 	ctx, cancel := context.WithCancel(withoutRetries(ctx))
-	b := &blob{repo: r, ctx: ctx, cancel: cancel, digest: d, size: size, first: off, off: off, patience: newPatience(r.session.config)}
+	b := &blob{repo: r, ctx: ctx, cancel: cancel, digest: d, size: size, first: off, off: off, end: end, patience: newPatience(r.session.config)}
 	b.patience.mark = off
 	if err := b.open(); err != nil {
 		cancel()
@@ -52,6 +64,8 @@ type blob struct {
 
 	first     int64  // byte that the caller wanted to begin with
 	off       int64  // where it is now
+	end       int64  // where the caller wants to end, if that is before the blob does
+	unranged  bool   // ranges do not work here, so that the blob is read on to its end
 	start     int64  // where the present answer began
 	stop      int64  // where it ends by its own account; -1 if it did not say
 	etag      string // strong, of the answer that began the blob
@@ -75,8 +89,15 @@ func (b *blob) Read(p []byte) (int, error) {
 			}
 		}
 		started := time.Now()
+		if b.bounded() {
+			p = p[:min(int64(len(p)), b.end-b.off)]
+		}
 		n, err := b.body.Read(p)
 		b.off += int64(n)
+		if b.bounded() && b.off == b.end {
+			b.err = io.EOF
+			return n, io.EOF
+		}
 		b.patience.progress(b.off)
 		switch {
 		case err == nil:
@@ -95,6 +116,9 @@ func (b *blob) Read(p []byte) (int, error) {
 	}
 	return 0, b.err
 }
+
+// bounded reports whether reading is to stop before the blob ends.
+func (b *blob) bounded() bool { return b.end >= 0 && b.end < b.size && !b.unranged }
 
 // complete reports whether the blob is there, given that its body ended with err. If the size is known nothing else counts: what
 // comes behind the last byte, or does not, changes no digest.
@@ -206,9 +230,13 @@ func (b *blob) request() (io.ReadCloser, *Error) {
 	if err != nil {
 		return nil, b.failure(err)
 	}
-	ranged := b.off > 0 && !b.noRange
+	ranged := (b.off > 0 || b.bounded()) && !b.noRange
 	if ranged {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", b.off))
+		to := ""
+		if b.bounded() {
+			to = strconv.FormatInt(b.end-1, 10)
+		}
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%s", b.off, to))
 		if b.etag != "" && !b.noIfRange {
 			req.Header.Set("If-Range", b.etag)
 		}
@@ -261,6 +289,7 @@ func (b *blob) whole(res *http.Response) *Error {
 	if b.size < 0 {
 		b.size = res.ContentLength
 	}
+	b.unranged = true
 	if b.off == 0 {
 		b.etag = res.Header.Get("ETag")
 		if strings.HasPrefix(b.etag, "W/") || len(b.etag) > 1024 {

@@ -32,6 +32,7 @@ type Config struct {
 	IdleTimeout time.Duration                                              // default: one minute
 	MinRate     int64                                                      // bytes a second that a body brings at least; default: 1024, negative: none
 	MaxRate     int64                                                      // bytes a second of all bodies together; default: no limit
+	Ranges      int                                                        // requests side by side for one large blob; default: 1
 	RetryBudget time.Duration                                              // longest sum of waits without progress; default: one minute, negative: none
 	Attempts    int                                                        // requests in a row without progress; default: 8
 	Logger      *slog.Logger

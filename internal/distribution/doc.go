@@ -29,6 +29,18 @@
 // arrives. 403 and 404 in the middle of a blob are tried again, as signed URLs expire and replicas differ; answers that make
 // no sense three times. Documents are short and are asked for again as a whole.
 //
+// With Config.Ranges a large blob is asked for in several ranges at a time, until one of them does not come; the rest is then one stream.
+//
+// # Uploads
+//
+// A blob goes in one request, or in chunks where the caller, a proxy's 413 or a break says so. After a break the registry is asked how
+// far it is; one that does not say gets a new upload.
+//
+// # Mirrors
+//
+// A [Mirrored] repository is read from several places, in order, those last that have failed a moment ago. A place that is not the last one
+// gets two attempts. Each place has its own session: neither credentials nor tokens of one are seen by another.
+//
 // # Stalls
 //
 // A peer that sends or takes no byte for Config.IdleTimeout while we wait for it ends the request with [ErrStalled], and so does one
