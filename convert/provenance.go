@@ -151,7 +151,7 @@ func (p *Provenance) options(o Options) (Options, error) {
 	return o, nil
 }
 
-// Rebuild converts img again, as f says that it was made, and compares. No error means: f is, but for its signatures, byte for byte what a conversion
+// Rebuild converts img again, as f says that it was made, and compares. No error means: f is, but for signatures and bills of materials that were added, byte for byte what a conversion
 // of img gives with the parameters in its Provenance. ErrRebuild is matched if it is not. Of opts, TempDir, Cache, Workers, Limits, Progress
 // and Logger count; what a cache holds is part of what is believed.
 func Rebuild(ctx context.Context, f *sif.File, img *image.Image, opts *Options) error {
@@ -203,12 +203,12 @@ func (s *Source) callIt(reference string) error {
 	return nil
 }
 
-// sameObjects compares two SIF files but for signatures.
+// sameObjects compares two SIF files but for what is added to them later.
 func sameObjects(ctx context.Context, have, want *sif.File) error {
 	if !bytes.Equal(have.SignedHeader(), want.SignedHeader()) {
 		return fmt.Errorf("%w: global header differs", ErrRebuild)
 	}
-	a, b := unsigned(have), unsigned(want)
+	a, b := converted(have), converted(want)
 	for i, o := range a {
 		if i >= len(b) {
 			return fmt.Errorf("%w: object %d (%s %q) is too much", ErrRebuild, o.ID, o.Type, o.Name)
@@ -226,8 +226,9 @@ func sameObjects(ctx context.Context, have, want *sif.File) error {
 	return nil
 }
 
-func unsigned(f *sif.File) []sif.Object {
-	return slices.DeleteFunc(f.Objects(), func(o sif.Object) bool { return o.Type == sif.DataSignature })
+// converted returns the objects that a conversion makes.
+func converted(f *sif.File) []sif.Object {
+	return slices.DeleteFunc(f.Objects(), func(o sif.Object) bool { return o.Type == sif.DataSignature || o.Type == sif.DataSBOM })
 }
 
 func sameData(ctx context.Context, a, b sif.Object) error {

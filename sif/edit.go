@@ -23,9 +23,22 @@ type NewObject struct {
 	Group uint32
 	// LinkedID links the object to another one; 0: to none.
 	LinkedID uint32
+	// SBOM is the format of a DataSBOM.
+	SBOM SBOMFormat
 	// Data is read to its end.
 	Data io.Reader
 }
+
+// SBOMFormat is the format of a software bill of materials.
+type SBOMFormat int32
+
+// Formats of bills of materials, with the numbers that SIF files have.
+const (
+	SBOMCycloneDXJSON SBOMFormat = 1
+	SBOMCycloneDXXML  SBOMFormat = 2
+	SBOMSPDXJSON      SBOMFormat = 4
+	SBOMSyftJSON      SBOMFormat = 8
+)
 
 // EditOptions are those of AddObject and DeleteObject.
 type EditOptions struct {
@@ -51,6 +64,9 @@ func AddObject(ctx context.Context, path string, object *NewObject, opts *EditOp
 	if object.LinkedID != 0 {
 		input = append(input, sylabs.OptLinkedID(object.LinkedID))
 	}
+	if object.Type == DataSBOM {
+		input = append(input, sylabs.OptSBOMMetadata(sylabs.SBOMFormat(object.SBOM)))
+	}
 	di, err := sylabs.NewDescriptorInput(sylabs.DataType(object.Type), object.Data, input...)
 	if err != nil {
 		return fmt.Errorf("sif: %w", err)
@@ -74,6 +90,13 @@ func (n *NewObject) check() error {
 	}
 	switch n.Type {
 	case DataDefinition, DataEnvironment, DataLabels, DataJSON, DataGeneric:
+		if n.SBOM != 0 {
+			return fmt.Errorf("sif: an object of type %v has no SBOM format: %w", n.Type, fs.ErrInvalid)
+		}
+	case DataSBOM:
+		if n.SBOM < SBOMCycloneDXJSON || n.SBOM > SBOMSyftJSON {
+			return fmt.Errorf("sif: SBOM format %d: %w", n.SBOM, fs.ErrInvalid)
+		}
 	default:
 		return fmt.Errorf("sif: adding an object of type %v: %w", n.Type, errors.ErrUnsupported)
 	}

@@ -32,6 +32,7 @@ func newPull(f *flags) *cobra.Command {
 	f.addWrite(c)
 	f.addJSON(c)
 	f.addPolicy(c)
+	f.addSBOM(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		src := args[len(args)-1]
 		ref, err := image.ParseReference(src)
@@ -63,6 +64,7 @@ func newConvert(f *flags) *cobra.Command {
 	f.addWrite(c)
 	f.addJSON(c)
 	f.addPolicy(c)
+	f.addSBOM(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error { return f.convert(cmd, args[0], args[1]) }
 	return c
 }
@@ -117,6 +119,11 @@ func (f *flags) convert(cmd *cobra.Command, src, dest string) error {
 	}
 	if err != nil {
 		return formError(err)
+	}
+	if f.sbom {
+		if err := f.addSBOMs(cmd.Context(), result.Path); err != nil {
+			return fmt.Errorf("%s is there, but: %w", result.Path, err)
+		}
 	}
 	if !f.quiet {
 		for _, w := range result.Warnings {

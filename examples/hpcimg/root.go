@@ -166,6 +166,7 @@ type flags struct {
 	blobs    *cache.Cache // through which registries are read, once there is one
 
 	policy       string
+	sbom         bool
 	keysDir      string
 	passphraseFD int
 }
