@@ -72,6 +72,8 @@ const (
 	// maxListing bounds the part of a directory that is sent at a time.
 	maxListing = 64 << 10
 	maxName    = 255
+	// maxErrno is the highest number of an error that a kernel takes. It leaves whoever asked waiting for another answer.
+	maxErrno = 511
 )
 
 // answerer makes replies of requests. It knows nothing of descriptors.
@@ -136,6 +138,9 @@ func (a *answerer) dispatch(req *wire.Request, r *reply) error {
 		return err
 	case wire.OpReadlink:
 		target, err := a.tree.Readlink(node)
+		if len(target) >= a.pageSize {
+			return fmt.Errorf("symbolic link target of %d bytes: kernels take %d", len(target), a.pageSize-1)
+		}
 		r.head = append(r.head, target...)
 		return err
 	case wire.OpRead:
@@ -161,7 +166,7 @@ func (a *answerer) dispatch(req *wire.Request, r *reply) error {
 
 // errno returns what the process that asked gets to see.
 func (a *answerer) errno(req *wire.Request, err error) syscall.Errno {
-	if e, ok := errors.AsType[syscall.Errno](err); ok && e != syscall.EIO && e != 0 {
+	if e, ok := errors.AsType[syscall.Errno](err); ok && e != syscall.EIO && e > 0 && e <= maxErrno {
 		return e
 	}
 	switch {
@@ -174,12 +179,26 @@ func (a *answerer) errno(req *wire.Request, err error) syscall.Errno {
 	case errors.Is(err, wire.ErrRequest):
 		return syscall.EINVAL
 	}
+	a.tell(req, err)
+	return syscall.EIO
+}
+
+// tell says that somebody gets to see EIO.
+func (a *answerer) tell(req *wire.Request, err error) {
 	e := &ServeError{Op: opName(req.Op), Node: a.node(req.Node), Err: err}
 	if rg, rangeErr := req.Range(); rangeErr == nil && req.Op == wire.OpRead {
 		e.Offset = int64(rg.Offset)
 	}
 	a.o.OnError(e)
-	return syscall.EIO
+}
+
+// refused makes r the reply to a request whose first one the kernel has not taken, and says why.
+func (a *answerer) refused(msg []byte, r *reply, err error) {
+	r.reset()
+	if req, parseErr := wire.Parse(msg); parseErr == nil {
+		a.tell(&req, err)
+		wire.SetHeader(r.head, req.Unique, int32(syscall.EIO), 0)
+	}
 }
 
 func opName(op uint32) string {

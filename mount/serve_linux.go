@@ -154,11 +154,7 @@ func (r *reader) run() error {
 			if !r.s.a.answer(r.buf[:n], &r.r) {
 				continue
 			}
-			err := r.write()
-			r.r.body.release()
-			if err != nil {
-				return err
-			}
+			r.reply(r.buf[:n])
 		case err == nil, errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED):
 			return nil
 		case errors.Is(err, unix.EPERM) && !r.s.mounted.Load(): // not mounted yet
@@ -181,6 +177,16 @@ func (r *reader) read() (int, error) {
 	r.s.waiting.Add(1)
 	defer r.s.waiting.Add(-1)
 	return unix.Read(r.fd, r.buf)
+}
+
+// reply sends the reply to a request. One that the kernel does not take is no reason to end: others wait for theirs.
+func (r *reader) reply(msg []byte) {
+	err := r.write()
+	r.r.body.release()
+	if err != nil {
+		r.s.a.refused(msg, &r.r, err)
+		_ = r.write() // not wanted, if the kernel has made an EIO of the first one already
+	}
 }
 
 // write sends the reply, head and pieces in one call.
