@@ -2,6 +2,7 @@ package mount_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
@@ -9,7 +10,6 @@ import (
 	"slices"
 	"testing"
 	"testing/fstest"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -191,10 +191,11 @@ func getdents(t *testing.T, fd, room int) []entry {
 	}
 	var list []entry
 	for buf = buf[:n]; len(buf) > 0; {
-		d := (*unix.Dirent)(unsafe.Pointer(&buf[0]))
-		name, _, _ := bytes.Cut(buf[19:d.Reclen], []byte{0})
-		list = append(list, entry{string(name), d.Ino, d.Off, d.Type})
-		buf = buf[d.Reclen:]
+		// struct linux_dirent64: inode, offset, length of the record, type, name.
+		length := binary.NativeEndian.Uint16(buf[16:])
+		name, _, _ := bytes.Cut(buf[19:length], []byte{0})
+		list = append(list, entry{string(name), binary.NativeEndian.Uint64(buf), int64(binary.NativeEndian.Uint64(buf[8:])), buf[18]})
+		buf = buf[length:]
 	}
 	return list
 }
