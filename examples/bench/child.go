@@ -23,7 +23,7 @@ const childCommand = "child"
 func runChild(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	jobs := map[string]func(context.Context, *flag.FlagSet, []string, io.Writer) error{
 		"tree": childTree, "write": childWrite, "extract": childExtract, "tables": childTables, "grow": childGrow,
-		"convert": childConvert, "start": childStart,
+		"convert": childConvert, "start": childStart, "serve": childServe,
 	}
 	if len(args) == 0 || jobs[args[0]] == nil {
 		fmt.Fprint(stderr, usage)

@@ -25,6 +25,7 @@ const usage = `usage: bench COMMAND [flags]
   patch-tuesday  converting five versions of an image, beside Apptainer, SingularityCE, umoci and mksquashfs
   start          running true in an image, beside bwrap, ch-run and crun
   segments       pushing and pulling the versions of an image in one piece and in segments
+  read           reading mounted images, beside the kernel and squashfuse_ll; root only
 
 bench COMMAND -h lists the flags.
 `
@@ -45,6 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runStart(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == "segments":
 		err = runSegments(ctx, args[1:], stdout, stderr)
+	case len(args) > 0 && args[0] == "read":
+		err = runRead(ctx, args[1:], stdout, stderr)
 	case len(args) > 0 && args[0] == childCommand:
 		err = runChild(ctx, args[1:], stdout, stderr)
 	default:
