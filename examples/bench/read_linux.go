@@ -315,7 +315,7 @@ func (b *readBench) mounted(ctx context.Context, r reading, program string, usag
 // mount mounts an image by a program and returns its process, if it has one, and the way back.
 func (b *readBench) mount(ctx context.Context, image, program string) (pid int, end func() error, err error) {
 	if program == "kernel" {
-		return 0, func() error { return unix.Unmount(b.dir, 0) }, mount.Squashfs(ctx, image, b.dir, nil)
+		return 0, func() error { return unmountSoon(b.dir) }, mount.Squashfs(ctx, image, b.dir, nil)
 	}
 	p := process{argv: []string{program, "-f", image, b.dir}}
 	if program == "hpcimg" {
@@ -328,7 +328,7 @@ func (b *readBench) mount(ctx context.Context, image, program string) (pid int, 
 		return 0, nil, err
 	}
 	end = func() error {
-		err := unix.Unmount(b.dir, 0)
+		err := unmountSoon(b.dir)
 		if err != nil {
 			_ = unix.Unmount(b.dir, unix.MNT_DETACH)
 			_ = cmd.Process.Kill()
@@ -343,6 +343,17 @@ func (b *readBench) mount(ctx context.Context, image, program string) (pid int, 
 		time.Sleep(5 * time.Millisecond)
 	}
 	return 0, nil, errors.Join(fmt.Errorf("%s has mounted nothing", program), end())
+}
+
+// unmountSoon unmounts when those who have just ended have let go of their files.
+func unmountSoon(dir string) error {
+	for range 200 {
+		if err := unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return unix.EBUSY
 }
 
 // childServe is our server in a process of its own.
