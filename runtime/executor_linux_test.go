@@ -28,6 +28,11 @@ func TestExecutors(t *testing.T) {
 			if len(lines) != 3 || lines[0] != "image" || lines[2] != "read-only" || hpcrun.ExitCode(err) != 4 || cmd.Process.Executor() != e {
 				t.Errorf("%s: %q, %v", e, out, err)
 			}
+			writable := spec
+			writable.Overlay, writable.Args = hpcrun.Overlay{Tmpfs: true}, sh("echo changed >/etc/marker && cat /etc/marker")
+			if out, err := (&hpcrun.Cmd{Spec: &writable, Executor: e}).Output(t.Context()); string(out) != "changed\n" {
+				t.Errorf("%s, overlay: %q, %v", e, out, err)
+			}
 			spec.Args = []string{"no-such-program"}
 			_, err = (&hpcrun.Cmd{Spec: &spec, Executor: e}).Output(t.Context())
 			if failed, ok := errors.AsType[*hpcrun.SetupError](err); !ok || !failed.Exec || !errors.Is(err, fs.ErrNotExist) {

@@ -191,10 +191,30 @@ func TestHostileImages(t *testing.T) {
 			} else if out != "ran\n" {
 				t.Errorf("got %q, %v", out, err)
 			}
+			servedByFUSE(t, root, spec, test.want)
 			if names, _ := filepath.Glob(outside + "/*"); len(names) > 0 {
 				t.Errorf("made on the host: %v", names)
 			}
 		})
+	}
+}
+
+// servedByFUSE runs the same files as an image that is served, where mount points are made in another way.
+func servedByFUSE(t *testing.T, root string, spec hpcrun.Spec, want string) {
+	device := fuseDevice(t)
+	if device == "" {
+		return // the test has other parts
+	}
+	spec.Image = hpcrun.Image{Path: root + ".sqfs", Backend: hpcrun.BackendFUSE, FUSEDevice: device}
+	mustAll(t, squashfs.Create(t.Context(), spec.Image.Path, nil, func(ctx context.Context, w *squashfs.Writer) error {
+		return w.FromDir(ctx, root, nil)
+	}))
+	for _, overlay := range []hpcrun.Overlay{{}, {Tmpfs: true}} {
+		spec.Overlay = overlay
+		out, err := output(t, spec)
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) || want == "" && out != "ran\n" {
+			t.Errorf("by FUSE, overlay %v: %q, %v", overlay.Tmpfs, out, err)
+		}
 	}
 }
 
