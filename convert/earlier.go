@@ -16,6 +16,8 @@ import (
 const (
 	// maxPlaces bounds how often the same block is looked at in an earlier file: the first block of a segment is seldom twice in one.
 	maxPlaces = 16
+	// maxNoted bounds how many of its places are remembered, in a file that is full of it.
+	maxNoted = 1024
 
 	scanStep = 1 << 20
 )
@@ -80,7 +82,9 @@ func (e *earlier) scan(ctx context.Context, list []piece) error {
 					continue
 				}
 				mu.Lock()
-				e.places[sum] = append(e.places[sum], at+int64(i))
+				if len(e.places[sum]) < maxNoted {
+					e.places[sum] = append(e.places[sum], at+int64(i))
+				}
 				mu.Unlock()
 			}
 			return ctx.Err()

@@ -26,6 +26,7 @@ import (
 type shelf struct {
 	blobs map[digest.Digest][]byte
 	read  atomic.Int64
+	cache *cache.Cache // of who pushes
 }
 
 func (s *shelf) Open(_ context.Context, d image.Descriptor) (io.ReadCloser, error) {
@@ -95,7 +96,14 @@ func (s *shelf) image(t testing.TB, root image.Descriptor) *image.Image {
 func (s *shelf) pushed(t testing.TB, img *image.Image, form convert.Form, from string) (there *image.Image, path string, fresh int64) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "local."+string(form))
-	opts := &convert.Options{Form: form, Compression: 0}
+	if s.cache == nil {
+		c, err := cache.Open(filepath.Join(t.TempDir(), "cache"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.cache = c
+	}
+	opts := &convert.Options{Form: form, Cache: s.cache}
 	if from != "" {
 		opts.Reuse = []string{from}
 	}
@@ -108,7 +116,7 @@ func (s *shelf) pushed(t testing.TB, img *image.Image, form convert.Form, from s
 		b, err = convert.CutSIF(t.Context(), path)
 	} else {
 		b, err = convert.ToImage(t.Context(), convert.FromImage(img), &convert.Options{
-			TempDir: t.TempDir(), OCI: convert.OCIOptions{Layers: convert.LayersSegments},
+			Cache: s.cache, TempDir: t.TempDir(), OCI: convert.OCIOptions{Layers: convert.LayersSegments},
 		})
 	}
 	if err != nil {
