@@ -156,7 +156,7 @@ func newJob(src *Source, out *atomicfile.File, o Options) *job {
 		meter:   meter.Start(progress(o.Progress)),
 		modTime: uint32(min(max(modTime.Unix(), 0), math.MaxUint32)),
 	}
-	j.budget.Entries, j.budget.Bytes = o.Limits.Entries, o.Limits.Bytes
+	j.budget.Entries, j.budget.Bytes, j.budget.Text = o.Limits.Entries, o.Limits.Bytes, o.Limits.Text
 	for i, l := range src.layers {
 		s := &layerState{layerSource: l, number: int32(i), result: l.describe()}
 		s.name, s.diffID = s.result.Digest.String(), s.result.DiffID.String()

@@ -200,7 +200,7 @@ func TestExistingDestination(t *testing.T) {
 
 func TestBadOptions(t *testing.T) {
 	for _, o := range []*convert.Options{
-		{Workers: -1}, {BlockSize: 100}, {Compression: 99}, {Level: 77}, {Limits: convert.Limits{Entries: -1}}, {Form: "x"},
+		{Workers: -1}, {BlockSize: 100}, {Compression: 99}, {Level: 77}, {Limits: convert.Limits{Entries: -1}}, {Limits: convert.Limits{Text: -1}}, {Form: "x"},
 	} {
 		dir := t.TempDir()
 		_, err := convert.Convert(t.Context(), convert.FromImage(sample(t)), filepath.Join(dir, "a.sif"), o)

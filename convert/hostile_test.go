@@ -149,6 +149,7 @@ func TestHostileLayers(t *testing.T) {
 		chain = append(chain, typed(tar.TypeSymlink, fmt.Sprintf("l%d", i), target))
 	}
 	few := &convert.Options{Limits: convert.Limits{Entries: 100}}
+	terse := &convert.Options{Limits: convert.Limits{Text: 1000}}
 	small := &convert.Options{Limits: convert.Limits{Bytes: 100_000}}
 	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	tests := []struct {
@@ -240,6 +241,7 @@ func TestHostileLayers(t *testing.T) {
 		{name: "L10 many entries", tar: writeTar(t, many...), opts: few, err: convert.ErrLimit},
 		{name: "L10 as many as may be", tar: writeTar(t, many[:3]...), opts: few, want: "f0 f1 f2"},
 
+		{name: "L10 long names", tar: writeTar(t, reg(long(250)+"/"+long(250)+"/"+long(250)+"/"+long(250), "")), opts: terse, err: convert.ErrLimit},
 		{name: "L11 large stream", tar: writeTar(t, reg("a", strings.Repeat("x", 200_000))), opts: small, err: convert.ErrLimit},
 		{name: "L11 gzip bomb", tar: testtree.Gzip(writeTar(t, reg("a", strings.Repeat("\x00", 50_000_000)))), opts: small, err: convert.ErrLimit},
 

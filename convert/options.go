@@ -102,11 +102,12 @@ type OCIOptions struct {
 	Prioritized []string
 }
 
-// Limits bound what a source may cost. Paths, link targets and extended attributes of all layers, which are kept in memory,
-// may take 1 GiB together.
+// Limits bound what a source may cost. What is more is a *LimitError. A conversion of many small files takes some 300 bytes of
+// memory for each entry, of names no longer than usual.
 type Limits struct {
 	Entries int64 // of all layers together; default 5,000,000
 	Bytes   int64 // of all layers uncompressed, and of the files that they declare; default 1 TiB
+	Text    int64 // bytes of paths, link targets and extended attributes of all layers together; default 1 GiB
 }
 
 // SIFOptions is what only matters for FormSIF and, as far as ID goes, for FormOCISIF.
@@ -156,7 +157,7 @@ func (o *Options) withDefaults(dst string) (Options, error) {
 	if c.Workers < 0 {
 		errs = append(errs, fmt.Errorf("%w: Options.Workers %d", fs.ErrInvalid, c.Workers))
 	}
-	if c.Limits.Entries < 0 || c.Limits.Bytes < 0 {
+	if c.Limits.Entries < 0 || c.Limits.Bytes < 0 || c.Limits.Text < 0 {
 		errs = append(errs, fmt.Errorf("%w: Options.Limits %+v", fs.ErrInvalid, c.Limits))
 	}
 	if _, err := squashfs.NewBuilder(c.builderOptions(0)); err != nil {
