@@ -106,6 +106,11 @@ func (s *session) key(p *Plan) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d %q %s %d %d\n", len(s.tag), s.tag, p.image, p.offset, p.size)
 	h.Write(p.common)
+	// A path means the same to those only who see the same mounts: job steps may have a /tmp each.
+	for _, name := range []string{"mnt", "user"} {
+		link, _ := os.Readlink("/proc/thread-self/ns/" + name)
+		fmt.Fprintln(h, link)
+	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 

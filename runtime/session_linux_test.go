@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
+	"hpcimg/internal/oracle"
 	hpcrun "hpcimg/runtime"
 )
 
@@ -187,4 +189,34 @@ func TestSessionErrors(t *testing.T) {
 	if err := s.Wait(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Wait: %v", err)
 	}
+}
+
+// TestSessionElsewhere has a process with other mounts ask for the session of the same tag: paths mean other files to it.
+func TestSessionElsewhere(t *testing.T) {
+	t.Parallel()
+	oracle.Root(t)
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: rootDir()}, Shared: true, Args: []string{"sleep", "1000"}}
+	dir := filepath.Join(t.TempDir(), "session")
+	s := openSession(t, dir)
+	plan, err := hpcrun.Compile(t.Context(), &spec)
+	mustAll(t, err)
+	leader, err := plan.Start(t.Context(), &hpcrun.StartOptions{Session: s})
+	mustAll(t, err)
+	want := namespacesOf(t, leader.PID())
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
+			ended <- err
+			return
+		}
+		spec.Args = sh("readlink /proc/self/ns/user /proc/self/ns/mnt")
+		out, err := (&hpcrun.Cmd{Spec: &spec, Session: s}).Output(t.Context())
+		if err == nil && strings.Join(strings.Fields(string(out)), " ") == want {
+			err = errors.New("it joined")
+		}
+		ended <- err
+	}()
+	mustAll(t, <-ended, leader.Kill())
+	_, _ = leader.Wait()
 }
