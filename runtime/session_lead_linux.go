@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -92,6 +93,9 @@ func (l *lead) close() {
 	l.held.close()
 }
 
+// acceptPause is how long a leader waits when it cannot let a guest in.
+const acceptPause = 10 * time.Millisecond
+
 func (l *lead) accept() {
 	conn, err := l.socket.SyscallConn()
 	if err != nil {
@@ -107,9 +111,12 @@ func (l *lead) accept() {
 		if err != nil {
 			return // closed
 		}
-		if failed == nil {
-			l.welcome(os.NewFile(uintptr(guest), "guest"))
+		if failed != nil {
+			// Too many open files, say, and the guest still waits: not again at once.
+			time.Sleep(acceptPause)
+			continue
 		}
+		l.welcome(os.NewFile(uintptr(guest), "guest"))
 	}
 }
 
@@ -176,10 +183,12 @@ func checkPeer(conn *os.File) error {
 // cloneFUSE returns another descriptor of the same connection: a request that is in progress on one is no concern of the
 // others, and ends with it.
 func cloneFUSE(dev *os.File) (*os.File, error) {
-	clone, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", dev.Fd()), os.O_RDWR, 0)
+	// Not by os.OpenFile, which would have the poller watch it: every request would wake that.
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", dev.Fd()), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("open", err)
 	}
+	clone := os.NewFile(uintptr(fd), dev.Name())
 	const fuseDevIocClone = 0x8004e500 // _IOR(229, 0, uint32_t)
 	session := uint32(dev.Fd())
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, clone.Fd(), fuseDevIocClone, uintptr(unsafe.Pointer(&session))); errno != 0 {

@@ -141,7 +141,7 @@ func (c *Client) failed(host string) {
 	i := c.ill[host]
 	i.until = time.Now().Add(min(firstIllness<<min(i.times, 10), maxIllness))
 	i.times++
-	if len(c.ill) < maxSessions {
+	if _, known := c.ill[host]; known || len(c.ill) < maxSessions {
 		c.ill[host] = i
 	}
 }
