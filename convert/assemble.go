@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"runtime"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -184,8 +185,8 @@ func (a *assembly) packRoot(ctx context.Context) error {
 		return err
 	}
 	a.files = make(map[int32]*squashfs.Content)
-	err = a.tree.Walk(func(_ string, i *merge.Inode, _ string) error {
-		if i.Kind != layer.File || i.Added < 0 {
+	err = a.tree.Added(func(i *merge.Inode) error {
+		if i.Kind != layer.File {
 			return nil
 		}
 		c, err := packer.Add(ctx, bytes.NewReader(i.Data), i.Size)
@@ -203,38 +204,104 @@ func (a *assembly) packRoot(ctx context.Context) error {
 	return a.addPack(pack)
 }
 
+// addEntries gives the builder all entries, and then forgets them.
 func (a *assembly) addEntries(ctx context.Context) error {
+	add := a.addEntry
+	var kept *keptEntries
+	if !a.view && a.manyEntries() {
+		kept = new(keptEntries)
+		add = kept.add
+		runtime.GC()
+	}
 	err := a.tree.Walk(func(path string, i *merge.Inode, first string) error {
-		a.result.Entries++
-		if first != "" {
-			return a.builder.Add(squashfs.Entry{Path: path, HardLink: first})
-		}
-		e := squashfs.Entry{
-			Path: path, Mode: i.FileMode(), UID: i.UID, GID: i.GID, ModTime: time.Unix(int64(i.ModTime), 0),
-			Xattrs: i.Xattrs, Rdev: squashfs.Rdev{Major: i.Major, Minor: i.Minor},
-		}
-		switch {
-		case i.Kind == layer.Symlink:
-			e.Target = i.Link
-		case i.Kind == layer.File && i.Index >= 0:
-			e.Content, e.Pack = a.layers[i.Layer].segment.Contents.At(int(i.Index)), a.packs[i.Layer]
-		case i.Kind == layer.File:
-			e.Content, e.Pack = a.files[i.Added], a.root
-		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return a.builder.Add(e)
+		if a.result.Entries++; kept != nil && a.result.Entries%collectEvery == 0 {
+			runtime.GC()
+		}
+		if first != "" {
+			return add(&layer.Entry{Path: path, Kind: layer.HardLink, Link: first}, nil, 0)
+		}
+		e := *i.Entry
+		e.Path = path
+		switch {
+		case i.Kind == layer.File && i.Index >= 0:
+			return add(&e, a.layers[i.Layer].segment.Contents.At(int(i.Index)), a.packs[i.Layer])
+		case i.Kind == layer.File:
+			return add(&e, a.files[i.Added], a.root)
+		}
+		return add(&e, nil, 0)
 	})
 	if a.view {
 		return err
 	}
-	// The builder has all that it needs, and is about to need more memory.
+	// The builder has all that it needs, or will get it from kept, and is about to need more memory.
 	a.tree, a.files = nil, nil
 	for _, l := range a.layers {
 		l.known, l.visible, l.segment.Segment = nil, nil, nil
 	}
-	return err
+	if err != nil || kept == nil {
+		return err
+	}
+	runtime.GC()
+	return kept.all(ctx, a.addEntry)
+}
+
+// addEntry adds an entry of the image.
+func (a *assembly) addEntry(e *layer.Entry, c *squashfs.Content, pack squashfs.PackID) error {
+	if e.Kind == layer.HardLink {
+		return a.builder.Add(squashfs.Entry{Path: e.Path, HardLink: e.Link})
+	}
+	return a.builder.Add(squashfs.Entry{
+		Path: e.Path, Mode: e.FileMode(), UID: e.UID, GID: e.GID, ModTime: time.Unix(int64(e.ModTime), 0), Target: e.Link,
+		Xattrs: e.Xattrs, Rdev: squashfs.Rdev{Major: e.Major, Minor: e.Minor}, Content: c, Pack: pack,
+	})
+}
+
+// collectEvery bounds the garbage of so many entries while the tree, the layers and what is kept are in memory together: else that would
+// double first.
+const collectEvery = 200_000
+
+// manyEntries is when what is known of the layers should be given up before the builder gets the entries. It takes a microsecond for
+// each of them.
+func (j *job) manyEntries() bool {
+	const many = 150_000
+	n := 0
+	for _, l := range j.layers {
+		n += l.known.Entries.Len()
+	}
+	return n >= many
+}
+
+// keptEntries are the entries of an image, in less room than the layers and the tree take that they come from.
+type keptEntries struct {
+	list     layer.List
+	contents index.Contents
+}
+
+func (k *keptEntries) add(e *layer.Entry, c *squashfs.Content, pack squashfs.PackID) error {
+	i := k.list.Len()
+	k.contents.Grow(i + 1)
+	if c != nil {
+		k.contents.Set(i, c)
+	}
+	kept := *e
+	kept.Size = int64(pack) // the size is that of the contents
+	k.list.Append(kept)
+	return k.contents.Err()
+}
+
+func (k *keptEntries) all(ctx context.Context, add func(*layer.Entry, *squashfs.Content, squashfs.PackID) error) error {
+	for i, e := range k.list.All() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := add(e, k.contents.At(i), squashfs.PackID(e.Size)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeTables completes the squashfs and what stands around it, and cuts off what a repacked layer may have left.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"hpcimg/convert/internal/index"
@@ -264,6 +265,9 @@ func (j *job) merge(ctx context.Context) error {
 			return layerFailure(StageMerge, SideSource, l.name, err)
 		}
 		task.Add(1)
+	}
+	if j.manyEntries() {
+		runtime.GC() // see collectEvery
 	}
 	return nil
 }

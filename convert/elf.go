@@ -4,9 +4,6 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"io"
-
-	"hpcimg/convert/internal/layer"
-	"hpcimg/convert/internal/merge"
 )
 
 const elfHeaderSize = 20 // as much of it as tells the architecture
@@ -54,18 +51,14 @@ func elfArch(head []byte) string {
 // programArch returns the architecture of the image's shell or, without one, that of the first program in it; "" if there is
 // none.
 func (j *job) programArch() string {
-	of := func(i *merge.Inode) string {
-		if i == nil || i.Kind != layer.File || i.Index < 0 {
-			return ""
+	if i := j.tree.Lookup("bin/sh"); i != nil && i.Index >= 0 {
+		if arch := j.layers[i.Layer].known.Elves[i.Index]; arch != "" {
+			return arch
 		}
-		return j.layers[i.Layer].known.Elves[i.Index]
-	}
-	if arch := of(j.tree.Lookup("bin/sh")); arch != "" {
-		return arch
 	}
 	found := ""
-	_ = j.tree.Walk(func(_ string, i *merge.Inode, _ string) error {
-		if found = of(i); found != "" {
+	_ = j.tree.Files(func(number, index int32) error {
+		if found = j.layers[number].known.Elves[index]; found != "" {
 			return io.EOF // enough
 		}
 		return nil

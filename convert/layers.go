@@ -213,7 +213,7 @@ func (j *job) readLayer(ctx context.Context, l *layerState, budget *layer.Budget
 		return nil, nil, layerFailure(StageLayer, SideSource, l.name, err)
 	}
 	defer r.Close()
-	packed := new(packed)
+	packed := newPacked()
 	segment, packer, err := j.newSegment(l, packed)
 	if err != nil {
 		return nil, nil, layerFailure(StageLayer, SideDestination, l.name, err)
@@ -231,7 +231,7 @@ func (j *job) readLayer(ctx context.Context, l *layerState, budget *layer.Budget
 		segment.discard()
 		return nil, nil, layerFailure(StageLayer, side, l.name, err)
 	}
-	segment.Segment = &index.Segment{Contents: &packed.contents, Pack: pack}
+	segment.Segment = &index.Segment{Contents: packed.contents, Pack: pack}
 	p.known.TarSize = r.tarSize()
 	p.known.Notes = notes.notes()
 	l.result.Reused += packer.Stats().Reused

@@ -82,8 +82,10 @@ func (j *job) newSegment(l *layerState, to *packed) (*segment, *squashfs.Packer,
 type packed struct {
 	mu       sync.Mutex
 	entries  []int32 // whose contents they are, by number of the packer
-	contents index.Contents
+	contents *index.Contents
 }
+
+func newPacked() *packed { return &packed{contents: new(index.Contents)} }
 
 // expect says that the next contents are those of an entry.
 func (p *packed) expect(entry int) {
@@ -184,9 +186,9 @@ func (j *job) settleLayer(ctx context.Context, l *layerState) error {
 
 // count counts the files of the layer.
 func (l *layerState) count() {
-	for i, e := range l.known.Entries.All() {
+	for i, kind := range l.known.Entries.Kinds() {
 		switch {
-		case e.Kind != layer.File:
+		case kind != layer.File:
 		case l.visible[i]:
 			l.result.Files++
 		default:
@@ -197,8 +199,8 @@ func (l *layerState) count() {
 
 // compare reports whether the segment lacks files that can be seen, and whether it has others.
 func (s *segment) compare(l *layerState) (missing, extra bool) {
-	for i, e := range l.known.Entries.All() {
-		if e.Kind != layer.File || s.Has(i) == l.visible[i] {
+	for i, kind := range l.known.Entries.Kinds() {
+		if kind != layer.File || s.Has(i) == l.visible[i] {
 			continue
 		}
 		if l.visible[i] {
@@ -229,7 +231,7 @@ func (j *job) derive(ctx context.Context, l *layerState) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	packed := new(packed)
+	packed := newPacked()
 	s, packer, err := j.newSegment(l, packed)
 	if err != nil {
 		return nil, failure(StageRepack, SideDestination, err)
@@ -250,7 +252,7 @@ func (j *job) derive(ctx context.Context, l *layerState) (*segment, error) {
 		s.discard()
 		return nil, failure(StageRepack, SideDestination, err)
 	}
-	s.Segment = &index.Segment{Contents: &packed.contents, Pack: pack}
+	s.Segment = &index.Segment{Contents: packed.contents, Pack: pack}
 	l.result.Elapsed += time.Since(begin)
 	return s, nil
 }

@@ -33,7 +33,12 @@ const (
 
 // Encode returns the stored form of b.
 func (b *Bundle) Encode() ([]byte, error) {
-	w := &writer{b: []byte(bundleMagic)}
+	size := 0
+	for _, l := range b.Layers {
+		size += len(l.Layer) + len(l.Segment) + 4*sha256.Size
+	}
+	w := newWriter(size)
+	w.b = append(w.b, bundleMagic...)
 	w.uint(uint64(b.Params.Compression))
 	w.uint(uint64(b.Params.BlockSize))
 	w.string(b.Params.Fingerprint)
@@ -48,8 +53,10 @@ func (b *Bundle) Encode() ([]byte, error) {
 			w.bytes(raw)
 		}
 		w.uint(uint64(l.Offset))
-		w.string(string(l.Layer))
-		w.string(string(l.Segment))
+		for _, part := range [][]byte{l.Layer, l.Segment} {
+			w.uint(uint64(len(part)))
+			w.bytes(part)
+		}
 	}
 	sum := sha256.Sum256(w.b)
 	return append(w.b, sum[:]...), nil

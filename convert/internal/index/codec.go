@@ -53,6 +53,9 @@ func unpack(magic string, b []byte) ([]byte, error) {
 // writer appends values.
 type writer struct{ b []byte }
 
+// newWriter returns a writer of about so many bytes: to grow a large buffer leaves several times as much behind.
+func newWriter(size int) *writer { return &writer{b: make([]byte, 0, size+1024)} }
+
 func (w *writer) uint(v uint64)   { w.b = binary.AppendUvarint(w.b, v) }
 func (w *writer) int(v int64)     { w.b = binary.AppendVarint(w.b, v) }
 func (w *writer) string(s string) { w.uint(uint64(len(s))); w.b = append(w.b, s...) }

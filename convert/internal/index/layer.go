@@ -28,7 +28,7 @@ const layerMagic = "hpcimg-layer-1\n"
 
 // Encode returns the stored form of l.
 func (l *Layer) Encode() ([]byte, error) {
-	w := &writer{}
+	w := newWriter(40 * l.Entries.Len())
 	w.uint(uint64(l.TarSize))
 	w.uint(uint64(l.Entries.Len()))
 	var last layer.Entry

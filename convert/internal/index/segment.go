@@ -25,7 +25,7 @@ const segmentMagic = "hpcimg-segment-1\n"
 
 // Encode returns the stored form of s.
 func (s *Segment) Encode() ([]byte, error) {
-	w := &writer{}
+	w := newWriter(10*s.Contents.Len() + 40*len(s.Pack.Units) + 8*len(s.Pack.Fragments) + sha256.Size*len(s.Sums))
 	w.uint(uint64(s.Pack.Size))
 	w.uint(uint64(s.Pack.Compression))
 	w.uint(uint64(s.Pack.BlockSize))

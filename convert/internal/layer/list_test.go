@@ -53,6 +53,14 @@ func TestList(t *testing.T) {
 	if n != len(want) {
 		t.Errorf("%d entries yielded", n)
 	}
+	for i, k := range l.Kinds() {
+		if n--; k != want[i].Kind {
+			t.Fatalf("entry %d: kind %d, not %d", i, k, want[i].Kind)
+		}
+	}
+	if n != 0 {
+		t.Errorf("%d kinds too few", n)
+	}
 	c := layer.Cursor{List: l}
 	at := 0
 	for range 5000 {

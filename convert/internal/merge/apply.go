@@ -13,6 +13,9 @@ import (
 // negative, is what Inode.Layer will say. Errors are *layer.EntryError, or that of ctx.
 func (t *Tree) Apply(ctx context.Context, number int32, entries *layer.List) error {
 	const checkEvery = 1024
+	if number < 0 || number >= maxLayers || t.current >= maxLayers {
+		return &layer.EntryError{Name: ".", Err: &layer.LimitError{What: "layers", Limit: maxLayers}}
+	}
 	t.current++
 	for len(t.layers) <= int(number) {
 		t.layers = append(t.layers, nil)
@@ -37,12 +40,12 @@ func (t *Tree) apply(number, index int32, e *layer.Entry) error {
 	case layer.Whiteout:
 		return t.whiteout(e.Path)
 	}
-	key := inodeKey{layer: number, index: index}
+	key := inodeKey{layer: int16(number), index: index}
 	if e.Path == "." {
 		if e.Kind != layer.Dir {
 			return layer.ErrUnsafePath
 		}
-		t.at(rootNode).inodeKey = key
+		t.at(rootNode).setKey(key)
 		return nil
 	}
 	dirPath, name := split(e.Path)
@@ -52,7 +55,7 @@ func (t *Tree) apply(number, index int32, e *layer.Entry) error {
 	}
 	old := t.child(dir, name)
 	if old != noNode && e.Kind == layer.Dir && t.isDir(old) {
-		t.at(old).inodeKey = key
+		t.at(old).setKey(key)
 		t.touch(old)
 		return nil
 	}
@@ -81,7 +84,7 @@ func (t *Tree) link(dir nodeID, name, target string) error {
 	}
 	old := t.at(id)
 	old.linked = true
-	n, err := t.nodes.add(dir, name, old.inodeKey, old.kind)
+	n, err := t.nodes.add(dir, name, old.key(), old.kind)
 	if err != nil {
 		return err
 	}

@@ -22,18 +22,26 @@ type node struct {
 	parent, first, next nodeID // first of the directory's children, next of the parent's
 	name                nameRef
 
-	inodeKey
-	touched int32 // the last layer that has added this or something in it
-	swept   int32 // the last layer that has removed all that was not touched from here on
+	index   int32  // see inodeKey
+	layer   int16  // see inodeKey
+	touched uint16 // the last layer that has added this or something in it
+	swept   uint16 // the last layer that has removed all that was not touched from here on
 	kind    layer.Kind
 	nameLen uint8
 	linked  bool // the inode may have other names
 	gone    bool // removed, but still in lists
 }
 
+// maxLayers is what fits into a node.
+const maxLayers = 1<<15 - 2
+
+func (n *node) key() inodeKey { return inodeKey{layer: n.layer, index: n.index} }
+
+func (n *node) setKey(k inodeKey) { n.layer, n.index = k.layer, k.index }
+
 // inodeKey is what an inode comes from: an entry of a layer, or one of the two below.
 type inodeKey struct {
-	layer int32
+	layer int16
 	index int32
 }
 
@@ -82,7 +90,7 @@ func (x *nodes) add(parent nodeID, name string, k inodeKey, kind layer.Kind) (no
 		x.chunks = append(x.chunks, make([]node, nodeChunk))
 	}
 	n := x.at(id)
-	*n = node{parent: parent, inodeKey: k, kind: kind, name: ref, nameLen: uint8(len(name))}
+	*n = node{parent: parent, layer: k.layer, index: k.index, kind: kind, name: ref, nameLen: uint8(len(name))}
 	if parent == noNode {
 		return id, nil
 	}

@@ -125,7 +125,7 @@ func (t *Tree) move(old nodeID, historyDir string, history func(n int) string) e
 		t.remove(there)
 	}
 	from := t.at(old)
-	n, err := t.nodes.add(dir, name, from.inodeKey, from.kind)
+	n, err := t.nodes.add(dir, name, from.key(), from.kind)
 	if err != nil {
 		return err
 	}

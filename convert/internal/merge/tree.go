@@ -21,13 +21,13 @@ type Inode struct {
 	Added int32
 }
 
-// Tree is a root directory in memory. It is not safe for concurrent use. A name takes some 65 bytes, beside what the lists of
+// Tree is a root directory in memory. It is not safe for concurrent use. A name takes some 55 bytes, beside what the lists of
 // entries take.
 type Tree struct {
 	nodes    nodes
 	layers   []*layer.Cursor // by number
 	added    []rootEntry     // by AddRoot
-	current  int32           // the layer being applied; 1 for the first
+	current  uint16          // the layer being applied; 1 for the first
 	implicit *layer.Entry
 	dirs     dirCache
 	list     []nodeID // for whoever walks: a stack of directories
@@ -76,7 +76,7 @@ func (t *Tree) entry(n *node) *layer.Entry {
 }
 
 func (t *Tree) inode(n *node) Inode {
-	i := Inode{Entry: t.entry(n), Layer: n.layer, Index: n.index, Added: -1}
+	i := Inode{Entry: t.entry(n), Layer: int32(n.layer), Index: n.index, Added: -1}
 	if n.layer < 0 {
 		i.Layer, i.Index = -1, -1
 	}
@@ -109,7 +109,7 @@ func (t *Tree) touch(id nodeID) {
 func (t *Tree) Visible(yield func(layerNumber, index int32)) {
 	t.all(func(n *node) {
 		if n.kind == layer.File && n.layer >= 0 {
-			yield(n.layer, n.index)
+			yield(int32(n.layer), n.index)
 		}
 	})
 }
@@ -132,24 +132,58 @@ func (t *Tree) all(visit func(*node)) {
 // Walk calls visit for every name, directories before what is in them and names in order, the root first. For a
 // further name of an inode, first is the path with which visit has had it before. The inode is that of this call only.
 func (t *Tree) Walk(visit func(path string, inode *Inode, first string) error) error {
-	w := walk{Tree: t, visit: visit, first: make(map[inodeKey]string), shared: t.shared(), list: t.list[:0]}
-	w.inode = t.inode(t.at(rootNode))
-	err := visit(".", &w.inode, "")
-	if err == nil {
-		err = w.dir(rootNode)
+	inode := t.inode(t.at(rootNode))
+	if err := visit(".", &inode, ""); err != nil {
+		return err
 	}
+	firsts := make(map[inodeKey]string) // of those that may come again
+	shared := t.shared()
+	return t.walk(func(n *node, name []byte) error {
+		path, first := string(name), ""
+		if n.linked && shared[n.key()] > 1 {
+			if first = firsts[n.key()]; first == "" {
+				firsts[n.key()] = path
+			}
+		}
+		inode = t.inode(n)
+		return visit(path, &inode, first)
+	})
+}
+
+// Added calls visit for what AddRoot has added and is still there, in the order of Walk.
+func (t *Tree) Added(visit func(*Inode) error) error {
+	return t.walk(func(n *node, _ []byte) error {
+		if n.layer != rootLayer {
+			return nil
+		}
+		inode := t.inode(n)
+		return visit(&inode)
+	})
+}
+
+// Files calls visit for every name of a regular file that has contents in a layer, in the order of Walk.
+func (t *Tree) Files(visit func(layerNumber, index int32) error) error {
+	return t.walk(func(n *node, _ []byte) error {
+		if n.kind != layer.File || n.layer < 0 {
+			return nil
+		}
+		return visit(int32(n.layer), n.index)
+	})
+}
+
+// walk calls visit for every name but the root, with its path, in the order of Walk.
+func (t *Tree) walk(visit func(n *node, path []byte) error) error {
+	w := walk{Tree: t, visit: visit, list: t.list[:0]}
+	err := w.dir(rootNode)
 	t.list = w.list[:0]
 	return err
 }
 
 type walk struct {
 	*Tree
-	visit  func(path string, inode *Inode, first string) error
-	first  map[inodeKey]string // of those that may come again
-	shared map[inodeKey]int
-	inode  Inode
-	list   []nodeID
-	path   []byte // of the directory, with a slash
+	visit func(n *node, path []byte) error
+	list  []nodeID
+	path  []byte // of the directory, with a slash
 }
 
 // dir visits what is in a directory.
@@ -161,14 +195,7 @@ func (w *walk) dir(dir nodeID) error {
 		id := w.list[i]
 		n := w.at(id)
 		w.path = append(w.path[:prefix], w.nodes.name(n)...)
-		path, first := string(w.path), ""
-		if n.linked && w.shared[n.inodeKey] > 1 {
-			if first = w.first[n.inodeKey]; first == "" {
-				w.first[n.inodeKey] = path
-			}
-		}
-		w.inode = w.Tree.inode(n)
-		if err := w.visit(path, &w.inode, first); err != nil {
+		if err := w.visit(n, w.path); err != nil {
 			return err
 		}
 		if n.first == noNode {
@@ -187,7 +214,7 @@ func (t *Tree) shared() map[inodeKey]int {
 	names := make(map[inodeKey]int)
 	t.all(func(n *node) {
 		if n.linked {
-			names[n.inodeKey]++
+			names[n.key()]++
 		}
 	})
 	return names
