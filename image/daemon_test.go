@@ -202,7 +202,7 @@ func podman(t *testing.T) func(args ...string) []string {
 	t.Helper()
 	oracle.Root(t)
 	oracle.Tool(t, "podman")
-	dir, err := os.MkdirTemp("", "hpcimg-podman-")
+	dir, err := os.MkdirTemp("", "p") // Podman wants short paths below it
 	if err != nil {
 		t.Fatal(err)
 	}

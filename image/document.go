@@ -99,9 +99,9 @@ func parseDocument(raw []byte, mediaType string, limits Limits) (document, error
 	}
 	switch {
 	case isIndex(kind):
-		return parseIndex(raw, kind, limits, !hasLayers && !present(head.Config))
+		return parseIndex(raw, head.Manifests, kind, limits, !hasLayers && !present(head.Config))
 	case isManifest(kind):
-		return parseManifest(raw, kind, limits, !hasManifests)
+		return parseManifest(raw, head.Layers, kind, limits, !hasManifests)
 	}
 	return document{}, documentError("manifest", "mediaType", "%q is %w: want an OCI or Docker image manifest or index",
 		clip(kind, 100), errors.ErrUnsupported)
@@ -126,12 +126,12 @@ func documentType(outside, inside string, hasManifests bool) (string, error) {
 	return ocispec.MediaTypeImageManifest, nil
 }
 
-func parseManifest(raw []byte, kind string, limits Limits, consistent bool) (document, error) {
+func parseManifest(raw []byte, layers json.RawMessage, kind string, limits Limits, consistent bool) (document, error) {
 	if !consistent {
 		return document{}, documentError("manifest", "manifests", "stands in an image manifest")
 	}
 	var m Manifest
-	if err := unmarshalWithin(raw, "layers", limits.Layers, "layers", &m); err != nil {
+	if err := unmarshalWithin(raw, "layers", layers, limits.Layers, &m); err != nil {
 		return document{}, err
 	}
 	if m.Config.MediaType == "" && m.Config.Digest == "" {
@@ -158,12 +158,12 @@ func parseManifest(raw []byte, kind string, limits Limits, consistent bool) (doc
 	return document{mediaType: kind, manifest: &m}, nil
 }
 
-func parseIndex(raw []byte, kind string, limits Limits, consistent bool) (document, error) {
+func parseIndex(raw []byte, manifests json.RawMessage, kind string, limits Limits, consistent bool) (document, error) {
 	if !consistent {
 		return document{}, documentError("index", "layers", "stands in an image index")
 	}
 	var x Index
-	if err := unmarshalWithin(raw, "manifests", limits.Manifests, "manifests", &x); err != nil {
+	if err := unmarshalWithin(raw, "manifests", manifests, limits.Manifests, &x); err != nil {
 		return document{}, err
 	}
 	for i, d := range x.Manifests {
@@ -181,17 +181,15 @@ func parseIndex(raw []byte, kind string, limits Limits, consistent bool) (docume
 
 // unmarshalWithin decodes raw into v after counting the elements of one array: a descriptor is larger in memory than "{}," is
 // in a document.
-func unmarshalWithin(raw []byte, array string, limit int, what string, v any) error {
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &all); err != nil {
-		return documentError("manifest", "", "%w", err)
-	}
-	var elements []json.RawMessage
-	if err := json.Unmarshal(all[array], &elements); err != nil && present(all[array]) {
-		return documentError("manifest", array, "is not a list")
+func unmarshalWithin(raw []byte, name string, array json.RawMessage, limit int, v any) error {
+	var elements []counted
+	if present(array) {
+		if err := json.Unmarshal(array, &elements); err != nil {
+			return documentError("manifest", name, "is not a list")
+		}
 	}
 	if len(elements) > limit {
-		return &LimitError{What: what, Limit: int64(limit)}
+		return &LimitError{What: name, Limit: int64(limit)}
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
@@ -201,6 +199,11 @@ func unmarshalWithin(raw []byte, array string, limit int, what string, v any) er
 	}
 	return nil
 }
+
+// counted is any JSON value, of which nothing is kept.
+type counted struct{}
+
+func (*counted) UnmarshalJSON([]byte) error { return nil }
 
 // validDescriptor checks everything about a descriptor that later sizes a buffer, names a path or goes into a URL.
 func validDescriptor(document, field string, d Descriptor) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -33,6 +34,7 @@ func checkJSON(document string, raw []byte, fields []string) error {
 	w.dec.UseNumber()
 	for _, f := range fields {
 		w.fields[fold(f)] = f
+		w.fields[f] = f
 	}
 	tok, err := w.dec.Token()
 	if err != nil {
@@ -53,8 +55,9 @@ func checkJSON(document string, raw []byte, fields []string) error {
 type jsonWalker struct {
 	document string
 	dec      *json.Decoder
-	fields   map[string]string // folded to the one right spelling
+	fields   map[string]string // the right spelling, by itself and folded
 	path     []step
+	keys     []string // of the objects on the path
 }
 
 // step is a key of an object, or an index of an array. The path is put together only for an error: documents are of millions of
@@ -81,31 +84,61 @@ func (w *jsonWalker) fail(format string, args ...any) error {
 }
 
 func (w *jsonWalker) object(depth int) error {
-	seen := map[string]bool{}
+	from := len(w.keys)
+	defer func() { w.keys = w.keys[:from] }()
+	var many map[string]bool // the keys too, once there are many
 	free := w.freeKeys()
 	for w.dec.More() {
 		tok, err := w.dec.Token()
 		if err != nil {
 			return w.fail("%w", noEOF(err))
 		}
-		if len(seen) == maxMembers {
+		if len(w.keys)-from == maxMembers {
 			return w.fail("has more than %d members", maxMembers)
 		}
 		key, _ := tok.(string)
 		w.path = append(w.path, step{key, -1})
-		if seen[key] {
+		if many[key] || many == nil && slices.Contains(w.keys[from:], key) {
 			return w.fail("appears twice")
 		}
-		if right, known := w.fields[fold(key)]; known && right != key && !free {
+		if right := w.rightSpelling(key); right != key && !free {
 			return w.fail("has to be spelled %q", right)
 		}
-		seen[key] = true
+		w.keys = append(w.keys, key)
+		if many = w.index(many, from); many != nil {
+			many[key] = true
+		}
 		if err := w.value(depth); err != nil {
 			return err
 		}
 		w.path = w.path[:len(w.path)-1]
 	}
 	return w.end()
+}
+
+// index returns a map of the keys from the given one on, if there are too many to look through them all. Most objects have few, and a
+// document has many objects.
+func (w *jsonWalker) index(many map[string]bool, from int) map[string]bool {
+	const few = 16
+	if many != nil || len(w.keys)-from <= few {
+		return many
+	}
+	many = make(map[string]bool)
+	for _, key := range w.keys[from:] {
+		many[key] = true
+	}
+	return many
+}
+
+// rightSpelling returns how a key has to be spelled.
+func (w *jsonWalker) rightSpelling(key string) string {
+	if right, ok := w.fields[key]; ok {
+		return right
+	}
+	if right, ok := w.fields[fold(key)]; ok {
+		return right
+	}
+	return key
 }
 
 func (w *jsonWalker) array(depth int) error {

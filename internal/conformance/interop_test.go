@@ -137,7 +137,7 @@ func podmanStore(t *testing.T) func(args ...string) {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	dir, err := os.MkdirTemp("", "hpcimg-podman-")
+	dir, err := os.MkdirTemp("", "p") // Podman wants short paths below it
 	if err != nil {
 		t.Fatal(err)
 	}
