@@ -38,7 +38,7 @@ func cacheFiles(t testing.TB, dir string) []string {
 // TestDamagedCache converts with a cache in which one file is not what it was. The bytes of the result are right all the same, and the
 // conversion after that finds a sound cache.
 func TestDamagedCache(t *testing.T) {
-	s := makeSubject(t)
+	s := makeSubjectOf(t, 8) // it is converted some two hundred times
 	want := plainSum(t, s)
 	dir := filepath.Join(t.TempDir(), "cache")
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 2))

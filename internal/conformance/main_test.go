@@ -73,14 +73,17 @@ func (s *subject) source(t testing.TB) *convert.Source {
 }
 
 // makeSubject makes an image of three layers, of which the upper ones hide parts of those below. Everybody can read it.
-func makeSubject(t testing.TB) *subject {
+func makeSubject(t testing.TB) *subject { return makeSubjectOf(t, 40) }
+
+// makeSubjectOf makes one with so many files of three kinds in each layer, which are 185 KB together.
+func makeSubjectOf(t testing.TB, files uint64) *subject {
 	t.Helper()
 	dir := oracle.UserDir(t)
 	s := &subject{layout: filepath.Join(dir, "layout")}
 	var layers []image.LayerInput
 	for n := range uint64(3) {
 		tree := testtree.Tree{testtree.Dir("usr", 0o755), testtree.Dir(fmt.Sprintf("usr/%d", n), 0o755)}
-		for i := range uint64(40) {
+		for i := range files {
 			seed := n*100 + i
 			tree = append(tree,
 				testtree.File(fmt.Sprintf("usr/%d/text-%d", n, i), 0o644, testtree.Text(seed, 150_000)),
