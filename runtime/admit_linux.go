@@ -22,9 +22,14 @@ func (p *Plan) ask(ctx context.Context) error {
 	if err := p.admit(ctx, p.file, p.offset, p.size); err != nil {
 		return err
 	}
+	return p.unwritten()
+}
+
+// unwritten says whether the open file is as it was when the plan was made. What its path leads to by now does not matter.
+func (p *Plan) unwritten() error {
 	info, err := p.file.Stat()
-	if err == nil && !p.identity.is(info) { // somebody has written to it meanwhile
-		err = &fs.PathError{Op: "open", Path: p.image, Err: ErrImageChanged}
+	if err == nil && !p.identity.is(info) {
+		err = &fs.PathError{Op: "read", Path: p.image, Err: ErrImageChanged}
 	}
 	return err
 }

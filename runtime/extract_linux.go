@@ -38,7 +38,7 @@ func (p *Plan) unpack(ctx context.Context, root *os.Root) error {
 	// A child that was forked meanwhile may have copies of descriptors for writing, and a program that anybody has open
 	// for writing cannot be executed.
 	fork.Barrier()
-	return p.unchanged()
+	return p.unwritten()
 }
 
 // serve does for the child what it cannot do itself, in the order in which it asks.

@@ -80,10 +80,10 @@ func TestSwapBetweenVerifyAndMount(t *testing.T) {
 		}
 		return o.Offset, o.Size
 	}
-	run := func(after func()) (string, error) {
+	run := func(backend hpcrun.Backend, after func()) (string, error) {
 		offset, size := part(link)
 		cmd := hpcrun.NewCmd(&hpcrun.Spec{
-			Image: hpcrun.Image{Path: link, Offset: offset, Size: size, Admit: func(ctx context.Context, f *os.File, offset, size int64) error {
+			Image: hpcrun.Image{Path: link, Backend: backend, Offset: offset, Size: size, Admit: func(ctx context.Context, f *os.File, offset, size int64) error {
 				_, err := p.CheckFile(ctx, f, offset, size)
 				after()
 				return err
@@ -96,17 +96,20 @@ func TestSwapBetweenVerifyAndMount(t *testing.T) {
 		return strings.TrimSpace(out.String() + stderr.String()), err
 	}
 
-	swap(evil)
-	if out, err := run(func() {}); !errors.Is(err, policy.ErrDenied) || out != "" {
-		t.Fatalf("unsigned: %q, %v", out, err)
-	}
-	swap(good)
-	if out, err := run(func() { swap(evil) }); err != nil || out != "good" {
-		t.Errorf("swapped after it was admitted: %q, %v", out, err)
-	}
-	swap(evil)
-	if out, err := run(func() { swap(good) }); !errors.Is(err, policy.ErrDenied) || out != "" {
-		t.Errorf("swapped after it was refused: %q, %v", out, err)
+	backends := []hpcrun.Backend{hpcrun.BackendAuto, hpcrun.BackendExtract}
+	for _, backend := range backends {
+		swap(evil)
+		if out, err := run(backend, func() {}); !errors.Is(err, policy.ErrDenied) || out != "" {
+			t.Fatalf("backend %v: unsigned: %q, %v", backend, out, err)
+		}
+		swap(good)
+		if out, err := run(backend, func() { swap(evil) }); err != nil || out != "good" {
+			t.Errorf("backend %v: swapped after it was admitted: %q, %v", backend, out, err)
+		}
+		swap(evil)
+		if out, err := run(backend, func() { swap(good) }); !errors.Is(err, policy.ErrDenied) || out != "" {
+			t.Errorf("backend %v: swapped after it was refused: %q, %v", backend, out, err)
+		}
 	}
 
 	done := make(chan struct{})
@@ -124,9 +127,9 @@ func TestSwapBetweenVerifyAndMount(t *testing.T) {
 			}
 		}
 	}()
-	ran := 0
-	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
-		switch out, err := run(func() {}); {
+	ran, tries := 0, 0
+	for begin := time.Now(); time.Since(begin) < 2*time.Second; tries++ {
+		switch out, err := run(backends[tries%len(backends)], func() {}); {
 		case err == nil && out == "good":
 			ran++
 		case err == nil || out != "":
