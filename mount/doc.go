@@ -41,7 +41,7 @@
 // # Probe
 //
 // Probe tries what package runtime and this one need, each in a child that is thrown away, and reports what does not work,
-// why, and what an administrator or user can do about it. It changes nothing on the host.
+// why, and what an administrator or user can do about it. It leaves nothing behind on the host.
 //
 // # Untrusted input
 //

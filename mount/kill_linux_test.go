@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		err = helperServe(strings.Fields(rest))
 	case "namespace":
 		err = helperNamespace(strings.Fields(rest))
+	case "probe":
+		err = helperProbe(rest)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -230,6 +232,14 @@ func helperNamespace(args []string) error {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 		cmd.Dir = "/"
 		return cmd
+	}
+	probe := as(helper("probe"))
+	probe.Path = program
+	if out, err := probe.Output(); err != nil || !strings.Contains(string(out), "fusermount3: true  \n") {
+		return fmt.Errorf("the user's probe says %q, %w", out, err)
+	}
+	if left, err := filepath.Glob(os.TempDir() + "/hpcimg-mount-*"); err != nil || len(left) > 0 {
+		return fmt.Errorf("the probe has left %q, %w", left, err)
 	}
 	for _, end := range []string{"unmount", "kill"} {
 		server := as(helper("serve", image, target))

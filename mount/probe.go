@@ -30,6 +30,8 @@ const (
 	CheckSetAttr = "mount_setattr"
 	// CheckMemfdExec: programs in memory can be executed.
 	CheckMemfdExec = "memfd exec"
+	// CheckFusermount: the set-uid program fusermount3 mounts file systems in user space where all of the host sees them.
+	CheckFusermount = "fusermount3"
 )
 
 // A Check is something that was tried.
@@ -52,7 +54,9 @@ type Report struct {
 	Checks []Check `json:"checks"`
 }
 
-// Probe tries what mounting and running images needs. It takes some milliseconds. The error is that of the context.
+// Probe tries what mounting and running images needs, in children that are thrown away, with their mounts. Only what fusermount3 does
+// for an ordinary user cannot be tried there: it mounts an empty file system on a new temporary directory, for a moment. It
+// takes some milliseconds. The error is that of the context.
 func Probe(ctx context.Context) (*Report, error) {
 	r := &Report{OS: runtime.GOOS, Arch: runtime.GOARCH, Kernel: kernelRelease(), UID: os.Geteuid()}
 	r.Checks = probe(ctx)

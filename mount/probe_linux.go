@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,12 +28,14 @@ func probe(ctx context.Context) []Check {
 		c.Remedy = userNSRemedy()
 	}
 	p.add(CheckOverlay, p.inNamespace(!p.root, overlayCalls()...), "Linux 5.11 or later mounts overlays for ordinary users")
-	p.add(CheckKernelSquashfs, p.kernelSquashfs(), "images are unpacked into memory instead; root with the squashfs module needs no copy")
-	p.add(CheckLoop, p.loop(), "images are unpacked into memory instead; loop devices need root and /dev/loop-control")
+	p.add(CheckKernelSquashfs, p.kernelSquashfs(), "images are served through FUSE, or unpacked into memory; the kernel mounts them for root, with the squashfs module")
+	p.add(CheckLoop, p.loop(), "images are served through FUSE, or unpacked into memory; loop devices need root and /dev/loop-control")
 	p.add(CheckFUSE, p.inNamespace(!p.root, fuseCalls()...), "an administrator can make /dev/fuse accessible: chmod 0666 /dev/fuse")
 	p.add(CheckOpenat2, tryOpenat2(), "Linux 5.6 or later has it")
 	p.add(CheckSetAttr, p.inNamespace(!p.root, setAttrCalls()...), "older kernels remount each bind instead")
-	p.add(CheckMemfdExec, tryMemfd(), "a plain fork is used instead")
+	p.add(CheckMemfdExec, tryMemfd(p.ctx), memfdRemedy())
+	err := p.helper()
+	p.add(CheckFusermount, err, p.helperRemedy(err))
 	run := Check{Name: CheckRun, OK: (p.root || p.checks[1].OK) && p.has(CheckOpenat2)}
 	if !run.OK {
 		run.Reason, run.Remedy = "neither root nor user namespaces, or a kernel before 5.6", p.checks[1].Remedy
@@ -135,17 +136,6 @@ func tryOpenat2() error {
 	return os.NewSyscallError("openat2", err)
 }
 
-func tryMemfd() error {
-	fd, err := unix.MemfdCreate("probe", unix.MFD_CLOEXEC|unix.MFD_EXEC)
-	if errors.Is(err, unix.EINVAL) { // before 6.3, where all are executable
-		fd, err = unix.MemfdCreate("probe", unix.MFD_CLOEXEC)
-	}
-	if err == nil {
-		err = unix.Close(fd)
-	}
-	return os.NewSyscallError("memfd_create", err)
-}
-
 // userNSRemedy looks for the switches by which distributions forbid user namespaces.
 func userNSRemedy() string {
 	for _, s := range []struct{ file, bad, remedy string }{
@@ -157,8 +147,7 @@ func userNSRemedy() string {
 		{"user/max_user_namespaces", "0", "set user.max_user_namespaces to a number such as 65536"},
 		{"user/max_mnt_namespaces", "0", "set user.max_mnt_namespaces to a number such as 65536"},
 	} {
-		value, err := os.ReadFile("/proc/sys/" + s.file)
-		if err == nil && strings.TrimSpace(string(value)) == s.bad {
+		if sysctl(s.file) == s.bad {
 			return s.remedy
 		}
 	}
