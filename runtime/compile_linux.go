@@ -48,6 +48,9 @@ func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
 	if err := c.spec.validate(); err != nil {
 		return nil, err
 	}
+	if err := c.limits(); err != nil {
+		return nil, err
+	}
 	if err := c.openImage(); err != nil {
 		return nil, err
 	}

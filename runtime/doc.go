@@ -59,7 +59,7 @@
 // # Errors
 //
 // *SetupError names the system call that failed, with an *fs.PathError where it concerns a file; *BindError the bind;
-// *MemoryError what does not fit. ExitCode turns any error into the code that a command line tool should exit with.
+// *MemoryError what does not fit, *LimitError a limit that only root can raise. ExitCode turns any error into the code that a command line tool should exit with.
 //
 // # Concurrency
 //

@@ -35,7 +35,7 @@ type Plan struct {
 }
 
 // Compile checks a specification against this host and the contents of the image, and makes the plan. It changes nothing.
-// Errors name what cannot be done: *BindError, *MemoryError, *fs.PathError, those of package squashfs, and fs.ErrInvalid
+// Errors name what cannot be done: *BindError, *MemoryError, *LimitError, *fs.PathError, those of package squashfs, and fs.ErrInvalid
 // for a field of the specification.
 func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
 	plan, err := compile(ctx, spec)
@@ -46,6 +46,9 @@ func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
 		return nil, err
 	}
 	if _, ok := errors.AsType[*MemoryError](err); ok {
+		return nil, err
+	}
+	if _, ok := errors.AsType[*LimitError](err); ok {
 		return nil, err
 	}
 	return nil, fmt.Errorf("runtime: %w", err)

@@ -53,6 +53,11 @@ type Spec struct {
 	// Seccomp is a filter of system calls in the machine's byte order, a compiled BPF program as libseccomp exports one. It has to allow execve
 	// and rt_sigprocmask, which are made under it. Empty means none.
 	Seccomp []byte
+	// Limits are those of resources; what is not named is as the caller has it. Where they would raise what this process has, the
+	// error is a *LimitError.
+	Limits []Limit
+	// Umask is the file mode creation mask, a number up to 0777; nil means the caller's.
+	Umask *fs.FileMode
 	// Logger gets decisions at Debug level; nil means none.
 	Logger *slog.Logger
 }
@@ -280,6 +285,14 @@ func (s *Spec) validate() error {
 	}
 	if len(s.Seccomp) > 0 && s.AllowNewPrivileges {
 		return invalid("Seccomp", "true", "not together with AllowNewPrivileges")
+	}
+	if s.Umask != nil && *s.Umask&^fs.ModePerm != 0 {
+		return invalid("Umask", s.Umask.String(), "more than permissions")
+	}
+	for _, l := range s.Limits {
+		if err := l.validate(); err != nil {
+			return err
+		}
 	}
 	if ns := s.Namespaces; s.Shared && (ns.PID || ns.IPC || ns.Net || ns.Hostname != "" || s.Contain == ContainAll) {
 		return invalid("Shared", "true", "not with namespaces besides those for mounts and users")

@@ -345,6 +345,10 @@ func (e *emitter) finish() {
 	} else {
 		e.add(fork.PDeathSig(), fork.ParentAlive())
 	}
+	if e.spec.Umask != nil {
+		e.add(fork.Umask(uint32(*e.spec.Umask)))
+	}
+	e.limits()
 	if len(e.spec.Seccomp) > 0 {
 		e.add(fork.Seccomp(e.spec.Seccomp))
 	}

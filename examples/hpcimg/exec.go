@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,8 @@ type execFlags struct {
 	trust      bool
 	session    string
 	seccomp    string
+	ulimits    []string
+	umask      string
 	shared     bool // there is a session
 	dryRun     bool
 }
@@ -118,6 +121,8 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.rocm, "rocm", false, "add AMD GPU devices of the host")
 	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
 	fl.StringVar(&e.seccomp, "seccomp", "", "filter system calls by a compiled BPF program in this `file`, as libseccomp exports one")
+	fl.StringArrayVar(&e.ulimits, "ulimit", nil, "limit a resource: NAME=SOFT[:HARD], with the names of setrlimit(2) in lower case (may be repeated)")
+	fl.StringVar(&e.umask, "umask", "", "file mode creation mask of the command, in octal (default the caller's)")
 	fl.StringVar(&e.session, "session", "", "share mounts and user namespace with the commands of the same `tag`; auto is the job step (as with --mpi)")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
@@ -164,6 +169,9 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 	if e.fakeroot {
 		spec.Identity = hpcrun.IdentityRootRange
 	}
+	if err := e.setLimits(spec); err != nil {
+		return nil, err
+	}
 	if spec.Overlay, err = e.overlay(); err != nil {
 		return nil, err
 	}
@@ -184,6 +192,25 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 	}
 	spec.Env, err = f.environment(e, l, path, spec)
 	return spec, err
+}
+
+// setLimits is about --ulimit and --umask.
+func (e *execFlags) setLimits(spec *hpcrun.Spec) error {
+	for _, flag := range e.ulimits {
+		l, err := hpcrun.ParseLimit(flag)
+		if err != nil {
+			return usagef("--ulimit: %w", err)
+		}
+		spec.Limits = append(spec.Limits, l)
+	}
+	if e.umask != "" {
+		mask, err := strconv.ParseUint(e.umask, 8, 9)
+		if err != nil {
+			return usagef("--umask %s: not an octal number up to 0777", e.umask)
+		}
+		spec.Umask = new(fs.FileMode(mask))
+	}
+	return nil
 }
 
 // overlay is what --overlay and --writable-tmpfs ask for.

@@ -259,6 +259,11 @@ func RestoreUmask() Call {
 	return Call{name: "umask", nr: unix.SYS_UMASK, args: []arg{word(0, "0")}, kind: kindSaved}
 }
 
+// Umask sets the file mode creation mask of the program.
+func Umask(mask uint32) Call {
+	return Call{name: "umask", nr: unix.SYS_UMASK, args: []arg{word(mask, fmt.Sprintf("%#04o", mask))}}
+}
+
 // Sethostname sets the host name of the UTS namespace.
 func Sethostname(name string) Call {
 	return Call{name: "sethostname", nr: unix.SYS_SETHOSTNAME, args: []arg{buffer([]byte(name), strconv.Quote(name)), word(len(name), "")}}
