@@ -4,12 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"hpcimg/internal/oracle"
 	hpcrun "hpcimg/runtime"
+	"hpcimg/runtime/seccomp"
 )
 
 // filter refuses the system calls of the given numbers with EXDEV, which they do not fail with by themselves.
@@ -41,6 +44,37 @@ func TestSeccomp(t *testing.T) {
 		_, err := output(t, spec)
 		if e, ok := errors.AsType[*hpcrun.SetupError](err); !ok || !e.Exec || !errors.Is(err, unix.EXDEV) {
 			t.Errorf("execve forbidden: %v", err)
+		}
+	})
+}
+
+// TestSeccompProfile runs commands under profiles in JSON: what is denied fails with the error of the profile, and the rest works.
+func TestSeccompProfile(t *testing.T) {
+	t.Parallel()
+	denying := `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+		{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18},
+		{"names": ["symlink", "symlinkat"], "action": "SCMP_ACT_KILL_PROCESS"},
+		{"names": ["fchmodat", "chmod"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}]}`
+	compile := func(t *testing.T, profile []byte) []byte {
+		f, err := seccomp.Compile(profile, nil)
+		mustAll(t, err)
+		return f.Program
+	}
+	each(t, func(t *testing.T, spec hpcrun.Spec) {
+		spec.Contain = hpcrun.ContainFiles
+		spec.Seccomp = compile(t, []byte(denying))
+		spec.Args = sh("mkdir /tmp/a 2>&1 || echo failed; touch /tmp/b && ls /tmp")
+		if out := mustOutput(t, spec); out != "mkdir: cannot create directory '/tmp/a': Invalid cross-device link\nfailed\nb\n" &&
+			out != "mkdir: cannot create directory ‘/tmp/a’: Invalid cross-device link\nfailed\nb\n" {
+			t.Errorf("got %q", out)
+		}
+		// The profile that Podman runs everything with.
+		profile, err := os.ReadFile("/usr/share/containers/seccomp.json")
+		oracle.Need(t, oracle.NeedTools, err)
+		spec.Seccomp = compile(t, profile)
+		spec.Args = sh("mkdir /tmp/a && touch /tmp/a/b && rm -r /tmp/a && id -u && echo $(echo pipes | cat)")
+		if out := mustOutput(t, spec); !strings.HasSuffix(out, "\npipes\n") {
+			t.Errorf("under the default profile: %q", out)
 		}
 	})
 }

@@ -50,7 +50,8 @@ type Spec struct {
 	// AllowNewPrivileges lets set-id programs on the host's file systems have their effect. They never do in a user
 	// namespace.
 	AllowNewPrivileges bool
-	// Seccomp is a filter of system calls in the machine's byte order, a compiled BPF program as libseccomp exports one. It has to allow execve
+	// Seccomp is a filter of system calls in the machine's byte order, a compiled BPF program as libseccomp exports one,
+	// or package runtime/seccomp makes of a profile. It has to allow execve
 	// and rt_sigprocmask, which are made under it. Empty means none.
 	Seccomp []byte
 	// Limits are those of resources; what is not named is as the caller has it. Where they would raise what this process has, the

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,6 +36,7 @@ type execFlags struct {
 	trust      bool
 	session    string
 	seccomp    string
+	security   []string
 	ulimits    []string
 	umask      string
 	shared     bool // there is a session
@@ -120,7 +120,8 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.BoolVar(&e.nv, "nv", false, "add NVIDIA devices and libraries of the host")
 	fl.BoolVar(&e.rocm, "rocm", false, "add AMD GPU devices of the host")
 	fl.BoolVar(&e.mpi, "mpi", false, "add what the MPI launcher and the network of the host need")
-	fl.StringVar(&e.seccomp, "seccomp", "", "filter system calls by a compiled BPF program in this `file`, as libseccomp exports one")
+	fl.StringVar(&e.seccomp, "seccomp", "", "filter system calls by the profile in this `file`: JSON as of Docker, Podman and OCI bundles, or a compiled BPF program")
+	fl.StringArrayVar(&e.security, "security", nil, "seccomp:FILE is --seccomp FILE, as Apptainer has it")
 	fl.StringArrayVar(&e.ulimits, "ulimit", nil, "limit a resource: NAME=SOFT[:HARD], with the names of setrlimit(2) in lower case (may be repeated)")
 	fl.StringVar(&e.umask, "umask", "", "file mode creation mask of the command, in octal (default the caller's)")
 	fl.StringVar(&e.session, "session", "", "share mounts and user namespace with the commands of the same `tag`; auto is the job step (as with --mpi)")
@@ -161,10 +162,8 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 		spec.Contain = hpcrun.ContainFiles
 	}
 	spec.Image.Trusted = e.trust
-	if e.seccomp != "" {
-		if spec.Seccomp, err = readSmall(e.seccomp, maxFilter); err != nil {
-			return nil, err
-		}
+	if spec.Seccomp, err = f.filter(e); err != nil {
+		return nil, err
 	}
 	if e.fakeroot {
 		spec.Identity = hpcrun.IdentityRootRange
@@ -384,24 +383,7 @@ func hostEnv(env []string) []string {
 	return host
 }
 
-const (
-	maxEnvFile = 1 << 20
-	maxFilter  = 64 << 10
-)
-
-// readSmall reads a file of at most limit bytes.
-func readSmall(path string, limit int64) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s: more than %d bytes", path, limit)
-	}
-	return data, err
-}
+const maxEnvFile = 1 << 20
 
 // readEnvFile reads NAME=value lines; empty lines and those that begin with #
 // are passed over. Values are taken as they are: no shell reads them.

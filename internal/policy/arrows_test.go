@@ -93,6 +93,7 @@ var arrows = map[string]rule{
 	"mount/internal/wire": {"", "", "the byte layout of FUSE; values in, bytes out"},
 	"runtime":             {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
 	"runtime/gpu":         {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
+	"runtime/seccomp":     {"", "", "a filter is bytes that runtime hands to the kernel"},
 	"runtime/mpi":         {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
 	"runtime/oci":         {"runtime", "opencontainers/runtime-spec", "bundles for other runtimes"},
 
