@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,10 +22,10 @@ const (
 )
 
 // daemonName is what a name or ID consists of. It goes into a query, where it is escaped.
-var daemonName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
+var daemonName = pattern(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
 
 func validDaemonName(s string) bool {
-	return len(s) <= maxDaemonName && daemonName.MatchString(s) && !slices.Contains(strings.Split(s, "/"), "..")
+	return len(s) <= maxDaemonName && daemonName().MatchString(s) && !slices.Contains(strings.Split(s, "/"), "..")
 }
 
 // openDaemon opens an image that Docker or Podman has: what their save commands write, which a daemon sends in one stream.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -121,7 +120,7 @@ func sameDockerName(a, b string) bool {
 }
 
 // digestName is a file that its writer named after its contents.
-var digestName = regexp.MustCompile(`^blobs/sha256/([0-9a-f]{64})$`)
+var digestName = pattern(`^blobs/sha256/([0-9a-f]{64})$`)
 
 // dockerLayer describes a layer file. Most are uncompressed, so that the diffID is the digest. Of compressed ones the digest is in
 // the name, as a claim that is verified like any other, or has to be computed.
@@ -145,7 +144,7 @@ func dockerLayer(ctx context.Context, f files, name string, diffID digest.Digest
 	default:
 		return d, nil
 	}
-	if m := digestName.FindStringSubmatch(name); m != nil {
+	if m := digestName().FindStringSubmatch(name); m != nil {
 		d.Digest = digest.NewDigestFromEncoded(digest.SHA256, m[1])
 		return d, nil
 	}

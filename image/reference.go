@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	_ "crypto/sha256" // registers the digest algorithms that image documents may use
 	_ "crypto/sha512"
@@ -158,14 +159,14 @@ func (r Reference) validateRemote() error {
 	switch {
 	case r.Path != "":
 		return fmt.Errorf("transport %s has a host and repository, not a path", r.Transport)
-	case !hostPattern.MatchString(r.Host):
+	case !hostPattern().MatchString(r.Host):
 		return fmt.Errorf("host %q is not a name or address with an optional port", clip(r.Host, 140))
-	case !repositoryPattern.MatchString(r.Repository) || len(r.Repository) > maxRepositoryLength:
+	case !repositoryPattern().MatchString(r.Repository) || len(r.Repository) > maxRepositoryLength:
 		return fmt.Errorf("repository %q is not 1 to %d of lower-case letters and digits, parts joined by / . _ __ or -",
 			clip(r.Repository, 300), maxRepositoryLength)
 	case r.Tag == "" && r.Digest == "":
 		return fmt.Errorf("names neither a tag nor a digest")
-	case r.Tag != "" && (!tagPattern.MatchString(r.Tag) || len(r.Tag) > maxTagLength):
+	case r.Tag != "" && (!tagPattern().MatchString(r.Tag) || len(r.Tag) > maxTagLength):
 		return fmt.Errorf("tag %q is not 1 to %d of [A-Za-z0-9_.-], not starting with . or -", clip(r.Tag, 140), maxTagLength)
 	}
 	return nil
@@ -206,11 +207,17 @@ func parseWith(t Transport, rest string) (Reference, error) {
 	}
 }
 
+// pattern compiles a regular expression when it is first used: programs that start a command have no use for it, and would
+// wait for it all the same.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
+
 // repositoryPattern and tagPattern are those of the distribution specification.
 var (
-	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern        = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
-	hostPattern       = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+	repositoryPattern = pattern(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagPattern        = pattern(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+	hostPattern       = pattern(`^([A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 )
 
 func parseRemote(t Transport, s string) (Reference, error) {
@@ -243,11 +250,11 @@ func parseRemote(t Transport, s string) (Reference, error) {
 
 // digestSuffix finds a digest at the end of a path. It looks for algorithm names, not for any @: paths such as
 // "gcc@13.2:latest" are common where Spack is.
-var digestSuffix = regexp.MustCompile(`@((?:sha256|sha384|sha512|sha1|md5|blake3):[^:@]*)$`)
+var digestSuffix = pattern(`@((?:sha256|sha384|sha512|sha1|md5|blake3):[^:@]*)$`)
 
 func parseLayoutPath(t Transport, rest string) (Reference, error) {
 	ref := Reference{Transport: t}
-	if m := digestSuffix.FindStringSubmatchIndex(rest); m != nil {
+	if m := digestSuffix().FindStringSubmatchIndex(rest); m != nil {
 		ref.Digest = digest.Digest(rest[m[2]:m[3]])
 		if err := validDigest(ref.Digest); err != nil {
 			return Reference{}, err
@@ -319,7 +326,7 @@ func (r Reference) FileName(ext string) string {
 	if tag != "" {
 		base += "." + tag
 	}
-	base = strings.TrimLeft(unsafeName.ReplaceAllString(base, "_"), ".")
+	base = strings.TrimLeft(unsafeName().ReplaceAllString(base, "_"), ".")
 	if base == "" || base == "_" {
 		base = "image"
 	}
@@ -327,7 +334,7 @@ func (r Reference) FileName(ext string) string {
 }
 
 // unsafeName matches what a proposed file name should not have, however the image was tagged.
-var unsafeName = regexp.MustCompile(`[^A-Za-z0-9._+-]+`)
+var unsafeName = pattern(`[^A-Za-z0-9._+-]+`)
 
 // validDigest accepts what may name a blob: an algorithm of the OCI specification and the right number of hex digits. Paths
 // and URLs are made of digests, so nothing else may pass.

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -353,7 +354,27 @@ func (e *emitter) finish() {
 		e.add(fork.Seccomp(e.spec.Seccomp))
 	}
 	e.add(fork.RestoreSignals())
-	e.add(fork.Exec(candidates(e.spec.Args[0], e.spec.Env), e.spec.Args, e.spec.Env)...)
+	e.add(fork.Exec(e.present(candidates(e.spec.Args[0], e.spec.Env)), e.spec.Args, e.spec.Env)...)
+}
+
+// present leaves out files that the image is known not to have: asking for them costs more than knowing it. A directory may
+// have them by the time that the command is executed, an image in a file not.
+func (e *emitter) present(files []string) []string {
+	if e.reader == nil || !e.spec.Overlay.empty() {
+		return files
+	}
+	found := slices.DeleteFunc(slices.Clone(files), func(name string) bool {
+		dir, _, missing, err := e.layout.resolve(name)
+		if err != nil || len(missing) == 0 {
+			return false
+		}
+		m, _ := e.layout.covering(path.Join(dir, missing[0]))
+		return m == e.root
+	})
+	if len(found) == 0 {
+		return files // for the error
+	}
+	return found
 }
 
 // candidates are the files that a command may be: along the PATH of its environment, in the image. Relative directories

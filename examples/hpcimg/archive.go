@@ -7,12 +7,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"hpcimg/image"
 )
 
 // dockerMember is how Docker and Podman have always called what they begin an archive with: an ID or a digest.
-var dockerMember = regexp.MustCompile(`^[0-9a-f]{64}(\.tar|\.json|/.*|)$`)
+var dockerMember = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}(\.tar|\.json|/.*|)$`) })
 
 // archiveKind says what a tar file is by its first members, or "" for one that is a root file system.
 func archiveKind(name string) image.Transport {
@@ -29,7 +30,7 @@ func archiveKind(name string) image.Transport {
 			return ""
 		}
 		switch member := path.Clean(h.Name); {
-		case member == "manifest.json", dockerMember.MatchString(member):
+		case member == "manifest.json", dockerMember().MatchString(member):
 			return image.TransportDockerArchive
 		case member == "oci-layout", member == "index.json", strings.HasPrefix(member, "blobs/sha256"):
 			return image.TransportDockerArchive // which is tried as an OCI layout as well

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func (e *exitError) Unwrap() error { return e.err }
 
 // run executes one command line and returns its exit status.
 func run(ctx context.Context, args []string, std stdio) int {
-	cmd := newRoot(std)
+	cmd := newRoot(std, args)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
@@ -171,7 +172,9 @@ type flags struct {
 	passphraseFD int
 }
 
-func newRoot(std stdio) *cobra.Command {
+// newRoot makes the command, with the verb that args begin with, or else with
+// all of them: a job of many short commands waits for each that is made.
+func newRoot(std stdio, args []string) *cobra.Command {
 	f := &flags{std: std}
 	root := &cobra.Command{
 		Use:           "hpcimg",
@@ -195,16 +198,43 @@ func newRoot(std stdio) *cobra.Command {
 	p.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain or none")
 	p.StringVar(&f.cacheDir, "cache-dir", "", "directory of the cache (default $HPCIMG_CACHE_DIR, or hpcimg in the user's cache directory)")
 	p.BoolVar(&f.noCache, "no-cache", false, "neither use a cache nor fill it")
-	root.AddCommand(
-		newPull(f), newConvert(f), newPush(f),
-		newInspect(f), newLs(f), newCat(f), newExtract(f),
-		newSign(f), newVerify(f), newKey(f), newCache(f),
-		newExec(f), newRun(f), newShell(f), newMount(f), newUmount(f), newProbe(f),
-	)
+	chosen := slices.IndexFunc(verbs[:], func(v verb) bool { return len(args) > 0 && args[0] == v.name })
+	for i, v := range verbs {
+		if chosen < 0 || i == chosen {
+			root.AddCommand(v.make(f))
+		}
+	}
+	root.CompletionOptions.DisableDefaultCmd = chosen >= 0
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}
 	return root
+}
+
+// verb is a command of the command line, which is made when it is needed.
+type verb struct {
+	name string
+	make func(*flags) *cobra.Command
+}
+
+var verbs = [...]verb{
+	{"pull", newPull},
+	{"convert", newConvert},
+	{"push", newPush},
+	{"inspect", newInspect},
+	{"ls", newLs},
+	{"cat", newCat},
+	{"extract", newExtract},
+	{"sign", newSign},
+	{"verify", newVerify},
+	{"key", newKey},
+	{"cache", newCache},
+	{"exec", newExec},
+	{"run", newRun},
+	{"shell", newShell},
+	{"mount", newMount},
+	{"umount", newUmount},
+	{"probe", newProbe},
 }
 
 // wrapArgs makes every complaint about the number of arguments a usage error.

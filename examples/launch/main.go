@@ -1,3 +1,9 @@
+// This process starts one command and waits for it: how many processors a control
+// group leaves it is not worth looking for, which takes longer than Compile.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 package main
 
 import (
@@ -6,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	hpcrun "hpcimg/runtime"
 	"hpcimg/sif"
@@ -23,15 +30,20 @@ func launch(ctx context.Context, args []string) (code int, err error) {
 	f := flag.NewFlagSet("launch", flag.ContinueOnError)
 	backend := f.String("backend", "", "directory, kernel, fuse or extract; the best that works if empty")
 	tag := f.String("session", "", "share mounts with commands of the same tag")
+	trust := f.Bool("trust", false, "give the image to the kernel unchecked (root)")
 	if err := f.Parse(args); err != nil || f.NArg() < 2 {
-		return 2, errors.Join(err, errors.New("usage: launch [-backend NAME] [-session TAG] IMAGE COMMAND [ARG...]"))
+		return 2, errors.Join(err, errors.New("usage: launch [-backend NAME] [-session TAG] [-trust] IMAGE COMMAND [ARG...]"))
 	}
 	spec := &hpcrun.Spec{Args: f.Args()[1:], Shared: *tag != ""}
 	o := &hpcrun.StartOptions{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	if spec.Image, spec.Env, err = locate(f.Arg(0)); err != nil {
 		return hpcrun.ExitSetup, err
 	}
-	spec.Image.Backend = hpcrun.Backend(*backend)
+	spec.Image.Backend, spec.Image.Trusted = hpcrun.Backend(*backend), *trust
+	spec.Home.Source = os.Getenv("HOME")
+	if info, err := os.Stat(spec.Home.Source); err != nil || !info.IsDir() || !filepath.IsAbs(spec.Home.Source) {
+		spec.Home, spec.Omit.Home = hpcrun.Home{}, true // services have none
+	}
 	plan, err := hpcrun.Compile(ctx, spec)
 	if err != nil {
 		return hpcrun.ExitSetup, err
