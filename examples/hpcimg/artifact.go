@@ -19,31 +19,40 @@ import (
 
 // registryInput opens an image in layers, or a SIF file in a registry.
 func (f *flags) registryInput(ctx context.Context, src string) (*convert.Source, io.Closer, error) {
-	opts, err := f.imageOptions()
+	source, _, err := f.openRemote(ctx, src)
 	if err != nil {
 		return nil, nil, err
+	}
+	return source, io.NopCloser(nil), nil
+}
+
+// openRemote is registryInput with the manifest that it has found.
+func (f *flags) openRemote(ctx context.Context, src string) (*convert.Source, image.Descriptor, error) {
+	opts, err := f.imageOptions()
+	if err != nil {
+		return nil, image.Descriptor{}, err
 	}
 	if strings.HasPrefix(src, "oras://") {
 		a, err := image.OpenArtifact(ctx, src, opts)
 		if err != nil {
-			return nil, nil, err
+			return nil, image.Descriptor{}, err
 		}
 		if err := f.checkManifest(ctx, a.Reference(), a.Descriptor()); err != nil {
-			return nil, nil, err
+			return nil, image.Descriptor{}, err
 		}
 		f.noteOffline(a.Reference(), a.Descriptor(), a.Remembered())
 		source, err := convert.FromArtifact(a)
-		return source, io.NopCloser(nil), err
+		return source, a.Descriptor(), err
 	}
 	img, err := image.Open(ctx, src, opts)
 	if err != nil {
-		return nil, nil, err
+		return nil, image.Descriptor{}, err
 	}
 	if err := f.checkManifest(ctx, img.Reference(), img.Root(), img.Descriptor()); err != nil {
-		return nil, nil, err
+		return nil, image.Descriptor{}, err
 	}
 	f.noteOffline(img.Reference(), img.Root(), img.Remembered())
-	return convert.FromImage(img), io.NopCloser(nil), nil
+	return convert.FromImage(img), img.Descriptor(), nil
 }
 
 // pusher pushes what has been opened.

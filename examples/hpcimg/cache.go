@@ -139,6 +139,11 @@ func newCacheList(f *flags) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		images, err := fetchedFiles(store)
+		if err != nil {
+			return err
+		}
+		infos = append(infos, images...)
 		out := cmd.OutOrStdout()
 		if f.json {
 			return printJSON(out, cacheEntries(infos))
@@ -171,7 +176,8 @@ func newCacheClean(f *flags) *cobra.Command {
 		Short: "Remove what was used least recently",
 		Long: "Remove what was used least recently until no more than --max-size is left, and what was not used for --max-age.\n" +
 			"What was used in the last hour stays, unless --all is given, and so does a size of 50 GiB if neither limit is. Files that\n" +
-			"interrupted commands left are removed in any case.",
+			"interrupted commands left are removed in any case. Images that exec, run and shell have fetched have limits of the same size\n" +
+			"to themselves.",
 		Args: cobra.NoArgs,
 	}
 	maxSize := c.Flags().String("max-size", "", "how much to keep, such as 20G")
@@ -191,6 +197,9 @@ func newCacheClean(f *flags) *cobra.Command {
 		}
 		result, err := store.Clean(cmd.Context(), opts)
 		if err != nil {
+			return err
+		}
+		if err := cleanFetched(store, opts, result); err != nil {
 			return err
 		}
 		out := cmd.OutOrStdout()

@@ -10,8 +10,8 @@
 //	hpcimg ls|cat|extract IMAGE [PATH …]      its files, without a mount
 //	hpcimg key new|import|export|list|remove  OpenPGP keys
 //	hpcimg sign|verify IMAGE                  SIF signatures
-//	hpcimg exec|run IMAGE [ARG …]             a process in the image
-//	hpcimg mount IMAGE DIR · umount DIR       kernel mount, root only
+//	hpcimg exec|run|shell IMAGE [ARG …]       a process in the image, which may be one in a registry
+//	hpcimg mount IMAGE DIR · umount DIR       by the kernel for root, by FUSE for everybody
 //	hpcimg cache list|clean|verify            what conversions keep for the next one
 //	hpcimg probe                              what this host allows, and why not
 //

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,16 +66,18 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 	c := &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long: short + ": a SIF file, a squashfs image or a directory.\n\n" +
+		Long: short + ": a SIF file, a squashfs image, a directory, or what pull takes, docker://… for one. Of that a SIF file is made in the cache when it is\n" +
+			"wanted first; its tag is asked about each time, unless --offline is given.\n\n" +
 			"The command is the caller, and sees home, working directory, /tmp and devices of the host. It ends with the command's exit\n" +
 			"status; 125 says that the container could not be set up, 126 that the command is not executable, 127 that it is not there.",
 		Args: cobra.MinimumNArgs(minArgs),
 	}
 	e.add(c)
 	f.addPolicy(c)
+	f.addSource(c)
 	c.Flags().SetInterspersed(false)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		l, err := openLocal(args[0])
+		l, err := f.openImage(cmd, args[0])
 		if err != nil {
 			return setupError(err)
 		}
@@ -95,8 +98,10 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 			return setupError(err)
 		}
 		spec.Shared = session != nil
-		if spec.Image.Admit, err = f.admit(l); err != nil {
-			return setupError(err)
+		if !isRegistry(args[0]) { // else the manifest has been asked about
+			if spec.Image.Admit, err = f.admit(l); err != nil {
+				return setupError(err)
+			}
 		}
 		if e.dryRun {
 			return dryRun(cmd, spec)
@@ -350,7 +355,7 @@ func (f *flags) environment(e *execFlags, l *localImage, path string, spec *hpcr
 	return hpcrun.Environment(hpcrun.EnvInput{
 		Host: hostEnv(f.std.env), Clean: e.cleanEnv || e.containAll, Image: l.imageEnv(),
 		Injections: spec.Injections, Set: set, Home: home,
-		ImagePath: path, ImageName: filepath.Base(path),
+		ImagePath: path, ImageName: cmp.Or(l.name, filepath.Base(path)),
 	}), nil
 }
 

@@ -21,6 +21,7 @@ import (
 // oci in addition for an OCI-SIF.
 type localImage struct {
 	path   string
+	name   string   // what the image is called inside; that of the file if empty
 	file   *os.File // what reader reads; what is mounted
 	sif    *sif.File
 	oci    *image.Image
