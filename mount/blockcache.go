@@ -84,8 +84,8 @@ func (c *blockCache) has(b squashfs.Block) bool {
 	return s.entries[b] != nil
 }
 
-// acquire returns the decoded block b, which stays as it is until it is released.
-func (c *blockCache) acquire(key squashfs.Block) (*block, error) {
+// acquire returns the decoded block b, which stays as it is until it is released. It calls slow first if that takes long.
+func (c *blockCache) acquire(key squashfs.Block, slow func()) (*block, error) {
 	s := c.shard(key)
 	s.mu.Lock()
 	if b := s.entries[key]; b != nil {
@@ -93,7 +93,12 @@ func (c *blockCache) acquire(key squashfs.Block) (*block, error) {
 		b.unlink()
 		s.link(b)
 		s.mu.Unlock()
-		<-b.ready
+		select {
+		case <-b.ready:
+		default:
+			slow()
+			<-b.ready
+		}
 		if b.err != nil {
 			err := b.err
 			b.release()
@@ -104,6 +109,7 @@ func (c *blockCache) acquire(key squashfs.Block) (*block, error) {
 	b := s.take()
 	if b == nil { // all in use, by as many readers
 		s.mu.Unlock()
+		slow()
 		b = &block{buf: make([]byte, c.size, c.size+slack)}
 		n, err := c.decode(b.buf, key)
 		b.data = b.buf[:n]
@@ -113,6 +119,7 @@ func (c *blockCache) acquire(key squashfs.Block) (*block, error) {
 	s.entries[key] = b
 	s.mu.Unlock()
 
+	slow()
 	n, err := c.decode(b.buf, key)
 	b.data, b.err = b.buf[:n], err
 	if err != nil {

@@ -17,8 +17,7 @@ type TreeOptions struct {
 	// CacheSize is how many bytes of decoded blocks are kept; 0 means 32 MiB. Kernels keep what they have read themselves: this
 	// is for blocks of which they have read a part. The tables of the image are in the reader's cache.
 	CacheSize int64
-	// ReadAhead is how many blocks are decoded beyond what a sequential reader has asked for; 0 means twice the number of
-	// processors, at least 8 and at most 16, -1 none.
+	// ReadAhead is how many blocks are decoded beyond what a sequential reader has asked for, at most 16; 0 means 16, -1 none.
 	ReadAhead int
 }
 
@@ -183,6 +182,13 @@ func (t *imageTree) Statfs() Statfs {
 type span struct {
 	pieces [][]byte
 	held   []*block
+	slow   func() // called before anything that takes long, if it is set
+}
+
+func (e *span) delayed() {
+	if e.slow != nil {
+		e.slow()
+	}
 }
 
 func (e *span) release() {
@@ -205,7 +211,11 @@ func (e *span) size() int {
 // spanReader is a Tree that has contents in memory, to be handed out without a copy.
 type spanReader interface {
 	readSpan(node NodeID, off int64, n int, e *span) error
+	// decoding is how many blocks are being decoded ahead.
+	decoding() int32
 }
+
+func (t *imageTree) decoding() int32 { return t.ahead.decoding.Load() }
 
 // readSpan appends n bytes of a file from off on to e, or as many as there are.
 func (t *imageTree) readSpan(node NodeID, off int64, n int, e *span) error {
@@ -275,7 +285,7 @@ func (t *imageTree) appendBlock(e *span, b squashfs.Block, base, skip, n int) er
 		e.pieces = append(e.pieces, t.zero[:n])
 		return nil
 	}
-	held, err := t.blocks.acquire(b)
+	held, err := t.blocks.acquire(b, e.delayed)
 	if err != nil {
 		return err
 	}

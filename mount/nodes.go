@@ -331,6 +331,7 @@ func (t *nodesTree) readSpan(id NodeID, off int64, size int, e *span) error {
 		}
 		return nil
 	}
+	e.delayed()
 	buf := make([]byte, size)
 	k, err := t.ReadAt(id, buf, off)
 	if k > 0 {
@@ -340,6 +341,13 @@ func (t *nodesTree) readSpan(id NodeID, off int64, size int, e *span) error {
 		return nil
 	}
 	return err
+}
+
+func (t *nodesTree) decoding() int32 {
+	if t.spans == nil {
+		return 0
+	}
+	return t.spans.decoding()
 }
 
 func (t *nodesTree) Statfs() Statfs {

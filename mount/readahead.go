@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"hpcimg/squashfs"
 )
@@ -25,6 +27,8 @@ type readAhead struct {
 	depth   int
 	workers int
 
+	decoding atomic.Int32 // running
+
 	mu      sync.Mutex
 	queue   []squashfs.Block
 	running int
@@ -34,7 +38,7 @@ func newReadAhead(c *blockCache, depth int) *readAhead {
 	procs := runtime.GOMAXPROCS(0)
 	switch {
 	case depth == 0:
-		depth = max(8, 2*procs)
+		depth = maxReadAhead
 	case depth < 0:
 		depth = 0
 	}
@@ -44,19 +48,20 @@ func newReadAhead(c *blockCache, depth int) *readAhead {
 
 // want queues blocks. What is too much for the queue is not decoded: whoever needs it will do so.
 func (a *readAhead) want(blocks []squashfs.Block) {
+	if len(blocks) == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, b := range blocks {
-		if b.Hole() || a.cache.has(b) {
-			continue
-		}
-		a.mu.Lock()
-		if len(a.queue) < 4*maxReadAhead {
+		if len(a.queue) < 4*maxReadAhead && !b.Hole() && !slices.Contains(a.queue, b) && !a.cache.has(b) {
 			a.queue = append(a.queue, b)
-			if a.running < a.workers {
-				a.running++
-				go a.work()
-			}
 		}
-		a.mu.Unlock()
+	}
+	for a.running < min(a.workers, (len(a.queue)+1)/2) {
+		a.running++
+		a.decoding.Add(1)
+		go a.work()
 	}
 }
 
@@ -65,6 +70,7 @@ func (a *readAhead) work() {
 		a.mu.Lock()
 		if len(a.queue) == 0 {
 			a.running--
+			a.decoding.Add(-1)
 			a.mu.Unlock()
 			return
 		}
@@ -74,7 +80,7 @@ func (a *readAhead) work() {
 		if a.cache.has(b) {
 			continue
 		}
-		if held, err := a.cache.acquire(b); err == nil {
+		if held, err := a.cache.acquire(b, func() {}); err == nil {
 			held.release()
 		} // else: whoever reads the block gets the error
 		runtime.Gosched() // requests that have come meanwhile go first
@@ -120,15 +126,18 @@ func (t *imageTree) window(in *squashfs.Inode, first, last int64) (*window, erro
 func (w *window) wanted() int { return w.end - w.first }
 
 // next returns the blocks to decode ahead: as many as have been read up to here, without a gap, so that a reader at random
-// costs nothing and a sequential one is soon ahead by the full depth. Nobody has to remember readers for this.
+// costs nothing and a sequential one is soon ahead by the full depth. Nobody has to remember readers for this. As long as half
+// of that is there, nothing is: those who decode had better be woken for several blocks.
 func (w *window) next() []squashfs.Block {
 	n := 0
-	for n < w.first && w.first-n > 0 {
-		b := w.blocks[w.first-n-1]
-		if !b.Hole() && !w.cache.has(b) {
-			break
-		}
+	for n < w.first && w.there(w.first-n-1) {
 		n++
 	}
-	return w.blocks[w.end:min(w.end+n, w.end+w.depth, len(w.blocks))]
+	end := min(w.end+min(n, w.depth), len(w.blocks))
+	if half := w.end + w.depth/2; n >= w.depth && half < end && w.there(half) {
+		return nil
+	}
+	return w.blocks[w.end:end]
 }
+
+func (w *window) there(i int) bool { return w.blocks[i].Hole() || w.cache.has(w.blocks[i]) }

@@ -6,15 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"hpcimg/mount/internal/wire"
 )
 
 // Server answers the requests of one FUSE mount. Its methods may be called from any goroutine.
@@ -23,9 +21,14 @@ type Server struct {
 	threads int
 	first   int // the descriptor that was handed over
 
-	waiting atomic.Int32 // threads without work
-	mounted atomic.Bool
-	done    chan struct{}
+	turn      chan struct{} // has an element while no thread reads
+	idle      atomic.Int32  // threads that wait for their turn
+	working   atomic.Int32  // threads with a request that takes long
+	contended atomic.Int32  // for how many things that take long the turn is passed on
+	careful   atomic.Int32  // how many requests are expected to take long
+	procs     int32
+	mounted   atomic.Bool
+	done      chan struct{}
 
 	own *ownMount // nil if somebody else has mounted it
 
@@ -34,16 +37,6 @@ type Server struct {
 	running int
 	closed  bool
 	err     error
-}
-
-// reader is a thread that reads requests and answers them.
-type reader struct {
-	s   *Server
-	fd  int // its own clone of the device, or the first
-	tid atomic.Int32
-	buf []byte
-	r   reply
-	iov []unix.Iovec
 }
 
 // Serve answers what a kernel asks through dev, an open /dev/fuse, from t. Somebody else mounts it, before or after: with the
@@ -67,7 +60,11 @@ func serveOwn(dev *os.File, t Tree, o *ServeOptions, own *ownMount) (*Server, er
 		return nil, errors.Join(err, unix.Close(fd))
 	}
 	v := o.withDefaults(runtime.GOMAXPROCS(0))
-	s := &Server{a: newAnswerer(t, v, os.Getpagesize()), threads: v.Threads, first: fd, own: own, done: make(chan struct{})}
+	s := &Server{
+		a: newAnswerer(t, v, os.Getpagesize()), threads: v.Threads, first: fd, own: own,
+		turn: make(chan struct{}, 1), procs: int32(runtime.GOMAXPROCS(0)), done: make(chan struct{}),
+	}
+	s.turn <- struct{}{}
 	s.start(fd)
 	return s, nil
 }
@@ -82,7 +79,7 @@ func (s *Server) start(fd int) {
 		}
 		return
 	}
-	r := &reader{s: s, fd: fd, buf: make([]byte, wire.RequestSize), iov: make([]unix.Iovec, 0, 16)}
+	r := newReader(s, fd)
 	s.readers = append(s.readers, r)
 	s.running++
 	go func() {
@@ -111,7 +108,7 @@ func (s *Server) finish() {
 	close(s.done)
 }
 
-// more adds a reader when the last one that waited has got work. Each has a clone of the device of its own, whose requests
+// more adds a reader when none waits for its turn. Each has a clone of the device of its own, whose requests
 // in progress are no concern of the others; where the kernel makes none for this process, all share one.
 func (s *Server) more() {
 	s.mu.Lock()
@@ -139,79 +136,6 @@ func cloneDevice(fd int) (int, error) {
 		return -1, errno
 	}
 	return clone, nil
-}
-
-// run works until the mount is gone, which is no error.
-func (r *reader) run() error {
-	for {
-		n, err := r.read()
-		switch {
-		case err == nil && n > 0:
-			r.s.mounted.Store(true)
-			if r.s.waiting.Load() == 0 {
-				r.s.more()
-			}
-			if !r.s.a.answer(r.buf[:n], &r.r) {
-				continue
-			}
-			r.reply(r.buf[:n])
-		case err == nil, errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED):
-			return nil
-		case errors.Is(err, unix.EPERM) && !r.s.mounted.Load(): // not mounted yet
-			select {
-			case <-r.s.done:
-			case <-time.After(time.Millisecond):
-			}
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOENT): // of a request that was given up
-		default:
-			return &fs.PathError{Op: "read", Path: "/dev/fuse", Err: err}
-		}
-	}
-}
-
-// read waits for a request. Close finds the thread by the number that is noted here.
-func (r *reader) read() (int, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	r.tid.Store(int32(unix.Gettid()))
-	r.s.waiting.Add(1)
-	defer r.s.waiting.Add(-1)
-	return unix.Read(r.fd, r.buf)
-}
-
-// reply sends the reply to a request. One that the kernel does not take is no reason to end: others wait for theirs.
-func (r *reader) reply(msg []byte) {
-	err := r.write()
-	r.r.body.release()
-	if err != nil {
-		r.s.a.refused(msg, &r.r, err)
-		_ = r.write() // not wanted, if the kernel has made an EIO of the first one already
-	}
-}
-
-// write sends the reply, head and pieces in one call.
-func (r *reader) write() error {
-	r.iov = append(r.iov[:0], iovec(r.r.head))
-	for _, p := range r.r.body.pieces {
-		r.iov = append(r.iov, iovec(p))
-	}
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(r.fd), uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(r.iov)))
-		switch errno {
-		case syscall.EINTR:
-			continue
-		case 0, syscall.ENOENT, syscall.ENODEV, syscall.EBADF, syscall.EPERM, syscall.ECONNABORTED:
-			// Nobody waits for the reply any more. If the connection is gone, the next read says so.
-			return nil
-		}
-		return &fs.PathError{Op: "write", Path: "/dev/fuse", Err: errno}
-	}
-}
-
-func iovec(p []byte) unix.Iovec {
-	v := unix.Iovec{Base: unsafe.SliceData(p)}
-	v.SetLen(len(p))
-	return v
 }
 
 // Wait returns when the file system is no longer mounted, with nil, or after Close. An error says why the server has given
@@ -265,10 +189,23 @@ func (s *Server) end() error {
 		for _, r := range readers {
 			_ = unix.Tgkill(unix.Getpid(), int(r.tid.Load()), unix.SIGURG)
 		}
+		if wait > 8*time.Millisecond {
+			interruptAll()
+		}
 		select {
 		case <-s.done:
 			return nil
 		case <-time.After(wait):
+		}
+	}
+}
+
+// interruptAll interrupts all threads of the process: one that waits may have changed between noting its number and reading.
+func interruptAll() {
+	threads, _ := os.ReadDir("/proc/self/task")
+	for _, t := range threads {
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
 		}
 	}
 }
