@@ -109,7 +109,7 @@ func (c *compiler) openImage() error {
 	}
 	c.plan.image, c.plan.identity, c.plan.admit = name, identityOf(info), img.Admit
 	if info.IsDir() {
-		c.image = &dirImage{hostTree: hostTree(name), dir: f}
+		c.image = &dirImage{dir: f}
 		c.plan.backend = BackendDirectory
 		if img.Backend != BackendAuto && img.Backend != BackendDirectory {
 			f.Close()

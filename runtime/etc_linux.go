@@ -68,28 +68,37 @@ func readHostFile(name string) ([]byte, error) {
 	return readBounded(f, name, maxEtc)
 }
 
-// withLine returns a passwd or group file to which line is added, or in which it replaces the one with the same number.
-func withLine(file []byte, line string) []byte {
+// withLines returns a passwd or group file to which lines are added, or in which they replace those with the same number.
+// One pass does for all of them: an image may have as long a file as it likes, and a user many groups.
+func withLines(file []byte, lines []string) []byte {
 	number := func(s string) string {
 		if f := strings.SplitN(s, ":", 4); len(f) > 3 {
 			return f[2]
 		}
 		return ""
 	}
+	added := make(map[string]string, len(lines))
+	for _, line := range lines {
+		added[number(line)] = line
+	}
+	used := make(map[string]bool, len(lines))
 	var b bytes.Buffer
-	replaced := false
 	for old := range bytes.Lines(file) {
 		text := strings.TrimRight(string(old), "\n")
-		if number(text) == number(line) {
-			if replaced {
+		n := number(text)
+		if line, ok := added[n]; ok {
+			if used[n] {
 				continue
 			}
-			text, replaced = line, true
+			text, used[n] = line, true
 		}
 		b.WriteString(text + "\n")
 	}
-	if !replaced {
-		b.WriteString(line + "\n")
+	for _, line := range lines {
+		if n := number(line); !used[n] {
+			b.WriteString(line + "\n")
+			used[n] = true
+		}
 	}
 	return b.Bytes()
 }

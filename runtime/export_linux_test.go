@@ -16,8 +16,8 @@ func CompileOn(ctx context.Context, spec *Spec, f Facts) (*Plan, error) {
 	return compileOn(ctx, spec, h)
 }
 
-// WithLine is withLine.
-func WithLine(file, line string) string { return string(withLine([]byte(file), line)) }
+// WithLine is withLines for one line.
+func WithLine(file, line string) string { return string(withLines([]byte(file), []string{line})) }
 
 // MemoryOf is memoryOf.
 func MemoryOf(proc, cgroup string) int64 { return memoryOf(proc, cgroup) }

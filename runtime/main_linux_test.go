@@ -86,7 +86,9 @@ func makeImage(dir string) error {
 	})
 }
 
-func copyPrograms(root string) error {
+func copyPrograms(root string) error { return copySome(root, programs...) }
+
+func copySome(root string, programs ...string) error {
 	var paths []string
 	for _, name := range programs {
 		path, err := exec.LookPath(name)

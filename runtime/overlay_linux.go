@@ -100,7 +100,7 @@ func openLayer(dir, name string) (real string, layer *dirImage, err error) {
 	if err != nil {
 		return "", nil, &fs.PathError{Op: "open", Path: real, Err: err}
 	}
-	return real, &dirImage{hostTree: hostTree(real), dir: os.NewFile(uintptr(fd), real), layer: true}, nil
+	return real, &dirImage{dir: os.NewFile(uintptr(fd), real), layer: true}, nil
 }
 
 // overlaySources clones the directories of the overlay, before anything covers them.

@@ -44,6 +44,7 @@ type item struct {
 type made struct {
 	entry
 	in fork.FD
+	at string // where that is
 }
 
 // place resolves the target of it and makes it a layer.
@@ -66,7 +67,7 @@ func (c *compiler) place(it *item) error {
 	it.target = target
 	for i, m := range c.layout.layers[1:] {
 		for _, e := range m.order[before[i+1]:] {
-			it.made = append(it.made, made{e, m.fd})
+			it.made = append(it.made, made{e, m.fd, m.at})
 		}
 	}
 	it.layer = &layer{at: target}
@@ -196,19 +197,15 @@ func (c *compiler) minimalDev() error {
 			c.note("%v", err)
 		}
 	}
+	dev, _ := c.layout.covering("/dev")
 	links := [][2]string{{"/proc/self/fd", "fd"}, {"fd/0", "stdin"}, {"fd/1", "stdout"}, {"fd/2", "stderr"}, {"pts/ptmx", "ptmx"}}
 	for _, l := range links {
-		c.items = append(c.items, &item{kind: itemLink, source: l[0], target: l[1], fd: c.devFD()})
+		c.items = append(c.items, &item{kind: itemLink, source: l[0], target: l[1], fd: dev.fd, layer: dev})
 	}
 	if err := c.place(&item{kind: itemTmpfs, target: "/dev/shm", dir: true, mode: 0o1777}); err != nil {
 		return err
 	}
 	return c.place(&item{kind: itemDevpts, target: "/dev/pts", dir: true})
-}
-
-func (c *compiler) devFD() fork.FD {
-	m, _ := c.layout.covering("/dev")
-	return m.fd
 }
 
 // etc returns the files of /etc that make name lookups work: those of the host, and the image's with the user added.
@@ -246,10 +243,7 @@ func (c *compiler) etc() []*item {
 			c.note("%s is left as it is: %v", f.name, err)
 			continue
 		}
-		for _, line := range f.lines {
-			data = withLine(data, line)
-		}
-		items = append(items, &item{kind: itemData, target: f.name, data: data})
+		items = append(items, &item{kind: itemData, target: f.name, data: withLines(data, f.lines)})
 	}
 	return items
 }
@@ -384,7 +378,7 @@ func (c *compiler) library(dir *item, lib Library) error {
 			continue
 		}
 		dir.layer.made[name] = nodeFile
-		c.items = append(c.items, &item{kind: itemLink, source: lib.Names[0], target: name, fd: dir.fd})
+		c.items = append(c.items, &item{kind: itemLink, source: lib.Names[0], target: name, fd: dir.fd, layer: dir.layer})
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (c *compiler) emit() {
 	for _, it := range c.items {
 		e.item(it)
 	}
-	e.add(fork.Fchdir("root"), fork.Pivot(), fork.Detach("."), fork.Chdir("/"), fork.RestoreUmask())
+	e.add(fork.Fchdir("root").About("/"), fork.Pivot().About("/"), fork.Detach("."), fork.Chdir("/"), fork.RestoreUmask())
 	if e.spec.Shared {
 		e.share()
 	}
@@ -200,7 +200,7 @@ func (e *emitter) overlaid() bool { return !e.inMemory() && e.plan.backend != Ba
 // skeleton makes mount points in a directory of ours that is laid beside the image.
 func (e *emitter) skeleton() {
 	for _, m := range e.root.order {
-		e.make(made{m, "skeleton"})
+		e.make(made{m, "skeleton", "/"})
 	}
 }
 
@@ -215,27 +215,29 @@ func (e *emitter) unpacked() {
 		in := fork.FD("skeleton")
 		if dir := path.Dir(m.rel); dir != "." {
 			if dir != parent {
-				e.add(fork.OpenBeneath(in, dir, unix.O_PATH|unix.O_DIRECTORY, 0, "parent"))
+				e.add(fork.OpenBeneath(in, dir, unix.O_PATH|unix.O_DIRECTORY, 0, "parent").About("/" + dir))
 				parent = dir
 			}
 			in = "parent"
 		}
+		at := path.Dir("/" + m.rel)
 		m.rel = path.Base(m.rel)
-		e.make(made{m, in})
+		e.make(made{m, in, at})
 	}
 }
 
 func (e *emitter) make(m made) {
+	name := path.Join(m.at, m.rel)
 	if m.kind == nodeDir {
-		e.add(fork.Mkdir(m.in, m.rel, 0o755))
+		e.add(fork.Mkdir(m.in, m.rel, 0o755).About(name))
 		return
 	}
-	e.add(fork.Open(m.in, m.rel, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644, "new"), fork.Close("new"))
+	e.add(fork.Open(m.in, m.rel, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644, "new").About(name), fork.Close("new").About(name))
 }
 
 func (e *emitter) item(it *item) {
 	if it.kind == itemLink {
-		e.add(fork.Symlink(it.source, it.fd, it.target))
+		e.add(fork.Symlink(it.source, it.fd, it.target).About(path.Join(it.layer.at, it.target)))
 		return
 	}
 	for _, m := range it.made {
@@ -247,6 +249,16 @@ func (e *emitter) item(it *item) {
 			fork.Open(fork.CWD, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644, it.fd),
 			fork.Write(it.fd, it.data).About(name),
 			fork.OpenTree(name, false, it.fd),
+		)
+	}
+	if it.kind == itemTmpfs {
+		// It is opened before it goes to its place: what the name of that leads to then, somebody who writes to the image
+		// could change at any time, and files of ours would be made there.
+		dir := e.stage + "/" + string(it.fd)
+		e.add(
+			fork.Mkdir(fork.CWD, dir, 0o755),
+			fork.Mount(fork.At(""), fork.At(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fork.At(fmt.Sprintf("mode=%04o", it.mode))),
+			fork.Open(fork.CWD, dir, unix.O_PATH|unix.O_DIRECTORY, 0, it.fd),
 		)
 	}
 	e.add(fork.OpenIn("root", it.target[1:], "target").About(it.target))
@@ -264,8 +276,7 @@ func (e *emitter) item(it *item) {
 			e.attributes(it.fd, it.attributes(), it.dir, it.source)
 		}
 	case itemTmpfs:
-		mount("tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fork.At(fmt.Sprintf("mode=%04o", it.mode)))
-		e.add(fork.OpenIn("root", it.target[1:], it.fd).About(it.target))
+		e.add(fork.Attach(it.fd, "target").About(it.target))
 	case itemProc:
 		mount("proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
 	case itemDevpts:
@@ -290,7 +301,7 @@ func (it *item) attributes() uint64 {
 // has to repeat the flags that the mount has on the host, which are locked.
 func (e *emitter) attributes(fd fork.FD, attrs uint64, recursive bool, source string) {
 	if e.host.setAttr {
-		e.add(fork.SetAttr(fd, attrs, recursive))
+		e.add(fork.SetAttr(fd, attrs, recursive).About(source))
 		return
 	}
 	flags := lockedFlags(source)
@@ -302,7 +313,7 @@ func (e *emitter) attributes(fd fork.FD, attrs uint64, recursive bool, source st
 			flags |= f.flag
 		}
 	}
-	e.add(fork.Mount(fork.At(""), fork.Through(fd), "", unix.MS_REMOUNT|unix.MS_BIND|flags))
+	e.add(fork.Mount(fork.At(""), fork.Through(fd), "", unix.MS_REMOUNT|unix.MS_BIND|flags).About(source))
 }
 
 // lockedFlags are the flags of the mount that a file of the host is on.
@@ -324,11 +335,7 @@ func (e *emitter) finish() {
 	if name := e.spec.Namespaces.Hostname; name != "" {
 		e.add(fork.Sethostname(name))
 	}
-	chdir := fork.Chdir(e.cwd)
-	if e.spec.Dir == "" {
-		chdir = chdir.Lax()
-	}
-	e.add(chdir)
+	e.changeDir()
 	if e.host.noFile {
 		e.add(fork.RestoreNoFile())
 	}
@@ -375,6 +382,21 @@ func (e *emitter) present(files []string) []string {
 		return files // for the error
 	}
 	return found
+}
+
+// changeDir changes the working directory, which is / by now. Links of /proc that lead to descriptors or to what other processes
+// have could lead further than that, and are not followed.
+func (e *emitter) changeDir() {
+	switch {
+	case e.cwd == "/":
+	case e.spec.Dir != "":
+		e.add(fork.OpenIn(fork.CWD, e.cwd, "cwd"), fork.Fchdir("cwd").About(e.cwd))
+	default:
+		e.add(
+			fork.Open(fork.CWD, "/", unix.O_PATH|unix.O_DIRECTORY, 0, "cwd"), fork.OpenIn(fork.CWD, e.cwd, "cwd").Lax(),
+			fork.Fchdir("cwd").About(e.cwd).Lax(),
+		)
+	}
 }
 
 // candidates are the files that a command may be: along the PATH of its environment, in the image. Relative directories

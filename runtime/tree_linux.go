@@ -70,35 +70,85 @@ func (h hostTree) lookup(rel string) (nodeKind, string, error) {
 
 // dirImage is an image that is a directory of the host.
 type dirImage struct {
-	hostTree
 	dir *os.File
 	// layer: it lies over others, and hides files of theirs by devices 0:0.
 	layer bool
 }
 
+// lookup does without names of the host: a directory that has just become a symbolic link would lead there.
 func (d *dirImage) lookup(rel string) (nodeKind, string, error) {
-	kind, link, err := d.hostTree.lookup(rel)
-	if kind == nodeFile && d.whiteout(rel) {
-		kind = nodeNone
+	fd, st, err := d.open(rel)
+	if isAbsent(err) {
+		return nodeNone, "", nil
+	} else if err != nil {
+		return nodeNone, "", err
 	}
-	return kind, link, err
+	defer unix.Close(fd)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return nodeDir, "", nil
+	case unix.S_IFLNK:
+		link := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", link)
+		if err != nil {
+			return nodeNone, "", d.fail("readlinkat", rel, err)
+		}
+		return nodeLink, string(link[:n]), nil
+	}
+	if d.hides(st) {
+		return nodeNone, "", nil
+	}
+	return nodeFile, "", nil
 }
 
-// whiteout says whether rel is a file by which an overlay hides those below it.
+// open opens rel for reference only: what a device does when it is opened is not for an image to decide.
+func (d *dirImage) open(rel string) (fd int, st *unix.Stat_t, err error) {
+	fd, err = unix.Openat2(int(d.dir.Fd()), rel, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, nil, d.fail("openat2", rel, err)
+	}
+	st = new(unix.Stat_t)
+	if err := unix.Fstat(fd, st); err != nil {
+		_ = unix.Close(fd)
+		return -1, nil, d.fail("fstat", rel, err)
+	}
+	return fd, st, nil
+}
+
+func (d *dirImage) fail(op, rel string, err error) error {
+	return &fs.PathError{Op: op, Path: filepath.Join(d.dir.Name(), rel), Err: err}
+}
+
+// hides says whether a file is one by which an overlay hides those below it.
+func (d *dirImage) hides(st *unix.Stat_t) bool {
+	return d.layer && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
+}
+
 func (d *dirImage) whiteout(rel string) bool {
-	var st unix.Stat_t
-	return d.layer && unix.Fstatat(int(d.dir.Fd()), rel, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
+	fd, st, err := d.open(rel)
+	if err != nil {
+		return false
+	}
+	_ = unix.Close(fd)
+	return d.hides(st)
 }
 
 func (d *dirImage) Close() error { return d.dir.Close() }
 
 func (d *dirImage) readFile(rel string, limit int64) ([]byte, error) {
-	fd, err := unix.Openat2(int(d.dir.Fd()), rel, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
+	ref, st, err := d.open(rel)
 	if err != nil {
-		return nil, &fs.PathError{Op: "openat2", Path: rel, Err: err}
+		return nil, err
+	}
+	defer unix.Close(ref)
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, notRegular(rel)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", ref), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, d.fail("open", rel, err)
 	}
 	f := os.NewFile(uintptr(fd), rel)
 	defer f.Close()

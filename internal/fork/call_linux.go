@@ -36,6 +36,7 @@ const (
 	kindSaved              // see kindSave
 	kindParent             // as kindWant, and the result is the parent
 	kindNoFile             // see RestoreNoFile
+	kindTry                // as kindFD, and an error leaves the descriptor what it was
 )
 
 // Name is the name of the system call.
@@ -53,9 +54,14 @@ func (c Call) About(path string) Call {
 	return c
 }
 
-// Lax returns the call so that its failure does not matter.
+// Lax returns the call so that its failure does not matter. A descriptor that it would have opened stays what it was: an
+// earlier call has to open one of that name.
 func (c Call) Lax() Call {
-	c.kind = kindLax
+	if c.kind == kindFD {
+		c.kind = kindTry
+	} else {
+		c.kind = kindLax
+	}
 	return c
 }
 
@@ -71,6 +77,9 @@ func (c Call) String() string {
 	switch {
 	case c.out != "":
 		s += " = " + c.out.String()
+		if c.kind == kindTry {
+			s += " || true"
+		}
 	case c.kind == kindLax:
 		s += " || true"
 	case c.kind == kindSave:

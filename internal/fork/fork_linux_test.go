@@ -248,6 +248,7 @@ func TestString(t *testing.T) {
 		{fork.SetAttr("r", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV, true), `mount_setattr($r, "", AT_EMPTY_PATH|AT_RECURSIVE, {MOUNT_ATTR_RDONLY|MOUNT_ATTR_NODEV}, 32)`},
 		{fork.Exec([]string{"/bin/sh"}, []string{"sh", "-c"}, nil)[0], `execve("/bin/sh", ["sh", "-c"], 0 variables)`},
 		{fork.PDeathSig().Lax(), "prctl(PR_SET_PDEATHSIG, SIGKILL) || true"},
+		{fork.OpenIn(fork.CWD, "/x", "x").Lax(), `openat2(AT_FDCWD, "/x", {O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT|RESOLVE_NO_MAGICLINKS}, 24) = $x || true`},
 	} {
 		if got := test.call.String(); got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)
@@ -345,6 +346,22 @@ func TestFailureAtEveryCall(t *testing.T) {
 			}
 			if state.ExitCode() != 125 {
 				t.Errorf("at %d: %v", i, state)
+			}
+		}
+	})
+}
+
+// TestLaxOpen: a file that does not open leaves its descriptor what it was, one that does takes its place.
+func TestLaxOpen(t *testing.T) {
+	executors(t, func(t *testing.T, e fork.Executor) {
+		dir := t.TempDir()
+		for name, want := range map[string]string{"absent": "/etc", "": dir} {
+			calls := []fork.Call{
+				fork.Open(fork.CWD, "/etc", unix.O_PATH|unix.O_DIRECTORY, 0, "d"), fork.Open(fork.CWD, dir+"/"+name, unix.O_PATH, 0, "d").Lax(), fork.Fchdir("d"),
+			}
+			out, _, err := execute(t, calls, &fork.Options{Executor: e}, []string{"/bin/readlink"}, []string{"readlink", "/proc/self/cwd"})
+			if err != nil || strings.TrimSpace(out) != want {
+				t.Errorf("%q: %q, %v, want %s", name, out, err, want)
 			}
 		}
 	})

@@ -39,6 +39,8 @@ call:
 	JCC  failed
 	CMPQ CX, $const_kindFD
 	JEQ  descriptor
+	CMPQ CX, $const_kindTry
+	JEQ  descriptor
 	CMPQ CX, $const_kindSave
 	JEQ  save
 	CMPQ CX, $const_kindWant
@@ -73,6 +75,8 @@ next:
 	JMP  call
 
 failed:
+	CMPQ CX, $const_kindTry
+	JEQ  next
 	CMPQ CX, $const_kindExec
 	JNE  report
 	CMPQ AX, $-EACCES

@@ -40,6 +40,8 @@ call:
 	BCS  failed
 	CMP  $const_kindFD, R9
 	BEQ  descriptor
+	CMP  $const_kindTry, R9
+	BEQ  descriptor
 	CMP  $const_kindSave, R9
 	BEQ  save
 	CMP  $const_kindWant, R9
@@ -72,6 +74,8 @@ next:
 	B   call
 
 failed:
+	CMP  $const_kindTry, R9
+	BEQ  next
 	CMP  $const_kindExec, R9
 	BNE  report
 	CMN  $EACCES, R0
