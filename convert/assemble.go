@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"runtime"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,7 +38,8 @@ type assembly struct {
 	packs   []squashfs.PackID // of the layers
 	root    squashfs.PackID
 	files   map[int32]*squashfs.Content // by merge.Inode.Added
-	bundle  []byte                      // for the next version of the image
+	bundle  *index.Bundle               // for the next version of the image, or nil
+	parts   []shelved                   // segments in it
 	rest    io.WriterAt                 // for all but the segments
 	view    bool                        // they stay where they are
 }
@@ -113,7 +113,7 @@ func (a *assembly) placeSegments(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := a.makeBundle(ctx, offsets); err != nil {
+	if err := a.beginBundle(ctx, offsets); err != nil {
 		return err
 	}
 	for _, l := range a.layers {
@@ -132,12 +132,12 @@ func (a *assembly) place(ctx context.Context, s *segment, offset int64, task *me
 	return err
 }
 
-// makeBundle collects what the next version of the image can be made from.
-func (a *assembly) makeBundle(ctx context.Context, offsets []int64) error {
+// beginBundle puts on the shelf what the next version of the image can be made from.
+func (a *assembly) beginBundle(ctx context.Context, offsets []int64) error {
 	if a.sif == nil || a.opts.SIF.NoReuse {
 		return nil
 	}
-	b := &index.Bundle{Params: a.recall.params()}
+	a.bundle = &index.Bundle{Params: a.recall.params()}
 	for i, l := range a.layers {
 		if l.diffID == "" {
 			continue
@@ -150,25 +150,45 @@ func (a *assembly) makeBundle(ctx context.Context, offsets []int64) error {
 				return err
 			}
 		}
-		known, err := l.encode(l.known)
-		if err != nil {
+		if err := a.shelveIndex(l); err != nil {
 			return err
 		}
 		files, err := s.Encode()
 		if err != nil {
 			return err
 		}
-		b.Layers = append(b.Layers, index.BundleLayer{
-			LayerKey: index.LayerKey(l.diffID), SegmentKey: index.SegmentKey(a.packKey(l), l.visible),
-			Offset: offsets[i], Layer: known, Segment: files,
+		part, err := a.shelf.put(files)
+		if err != nil {
+			return err
+		}
+		a.parts = append(a.parts, part)
+		a.bundle.Layers = append(a.bundle.Layers, index.BundleLayer{
+			LayerKey: index.LayerKey(l.diffID), SegmentKey: index.SegmentKey(a.packKey(l), l.visible), Offset: offsets[i],
 		})
 	}
-	if len(b.Layers) == 0 {
-		return nil
+	return nil
+}
+
+// endBundle returns the bundle, encoded, or nil if there is none.
+func (a *assembly) endBundle() (_ []byte, err error) {
+	if a.bundle == nil || len(a.bundle.Layers) == 0 {
+		return nil, nil
 	}
-	var err error
-	a.bundle, err = b.Encode()
-	return err
+	i := 0
+	for _, l := range a.layers {
+		if l.diffID == "" {
+			continue
+		}
+		b := &a.bundle.Layers[i]
+		if b.Layer, err = a.shelf.get(l.onShelf); err != nil {
+			return nil, err
+		}
+		if b.Segment, err = a.shelf.get(a.parts[i]); err != nil {
+			return nil, err
+		}
+		i++
+	}
+	return a.bundle.Encode()
 }
 
 func (a *assembly) addPack(p *squashfs.Pack) error {
@@ -209,17 +229,18 @@ func (a *assembly) addEntries(ctx context.Context) error {
 	add := a.addEntry
 	var kept *keptEntries
 	if !a.view && a.manyEntries() {
-		kept = new(keptEntries)
+		var err error
+		if kept, err = newKeptEntries(a.opts.TempDir); err != nil {
+			return err
+		}
+		defer kept.Close()
 		add = kept.add
-		runtime.GC()
 	}
 	err := a.tree.Walk(func(path string, i *merge.Inode, first string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if a.result.Entries++; kept != nil && a.result.Entries%collectEvery == 0 {
-			runtime.GC()
-		}
+		a.result.Entries++
 		if first != "" {
 			return add(&layer.Entry{Path: path, Kind: layer.HardLink, Link: first}, nil, 0)
 		}
@@ -244,7 +265,6 @@ func (a *assembly) addEntries(ctx context.Context) error {
 	if err != nil || kept == nil {
 		return err
 	}
-	runtime.GC()
 	return kept.all(ctx, a.addEntry)
 }
 
@@ -259,10 +279,6 @@ func (a *assembly) addEntry(e *layer.Entry, c *squashfs.Content, pack squashfs.P
 	})
 }
 
-// collectEvery bounds the garbage of so many entries while the tree, the layers and what is kept are in memory together: else that would
-// double first.
-const collectEvery = 200_000
-
 // manyEntries is when what is known of the layers should be given up before the builder gets the entries. It takes a microsecond for
 // each of them.
 func (j *job) manyEntries() bool {
@@ -274,36 +290,6 @@ func (j *job) manyEntries() bool {
 	return n >= many
 }
 
-// keptEntries are the entries of an image, in less room than the layers and the tree take that they come from.
-type keptEntries struct {
-	list     layer.List
-	contents index.Contents
-}
-
-func (k *keptEntries) add(e *layer.Entry, c *squashfs.Content, pack squashfs.PackID) error {
-	i := k.list.Len()
-	k.contents.Grow(i + 1)
-	if c != nil {
-		k.contents.Set(i, c)
-	}
-	kept := *e
-	kept.Size = int64(pack) // the size is that of the contents
-	k.list.Append(kept)
-	return k.contents.Err()
-}
-
-func (k *keptEntries) all(ctx context.Context, add func(*layer.Entry, *squashfs.Content, squashfs.PackID) error) error {
-	for i, e := range k.list.All() {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := add(e, k.contents.At(i), squashfs.PackID(e.Size)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // writeTables completes the squashfs and what stands around it, and cuts off what a repacked layer may have left.
 func (a *assembly) writeTables(ctx context.Context) error {
 	size, err := a.builder.WriteTables(ctx, a.rest, a.end)
@@ -312,8 +298,13 @@ func (a *assembly) writeTables(ctx context.Context) error {
 	}
 	a.result.TableBytes = size - a.end
 	a.result.Size = a.base + size
+	a.builder = nil // what is in it is not needed while the bundle is encoded
 	if a.sif != nil {
-		if a.result.Size, err = a.sif.end(size, a.bundle); err != nil {
+		bundle, err := a.endBundle()
+		if err != nil {
+			return err
+		}
+		if a.result.Size, err = a.sif.end(size, bundle); err != nil {
 			return err
 		}
 	}

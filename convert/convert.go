@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"hpcimg/convert/internal/index"
@@ -140,9 +139,11 @@ type job struct {
 	base   int64      // of the squashfs in out
 	layers []*layerState
 	tree   *merge.Tree
+	shelf  shelf
 	result Result
 
 	copying *meter.Task // the layers of an OCI image, to where they stay
+	garbage func()      // stops its collection
 }
 
 func newJob(src *Source, out *atomicfile.File, o Options) *job {
@@ -165,6 +166,7 @@ func newJob(src *Source, out *atomicfile.File, o Options) *job {
 	}
 	j.tree = merge.NewTree(j.modTime)
 	j.result.Form = o.Form
+	j.garbage = collectGarbage()
 	return j
 }
 
@@ -177,8 +179,10 @@ func (j *job) close() {
 		j.release()
 	}
 	j.recall.close()
+	_ = j.shelf.Close()
 	j.pool.Close()
 	j.meter.Stop()
+	j.garbage()
 }
 
 // run makes a squashfs or SIF.
@@ -203,7 +207,7 @@ func (j *job) run(ctx context.Context) error {
 
 // know finds out what the image consists of.
 func (j *job) know(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{j.await, j.recallLayers, j.reserve, j.readLayers, j.merge} {
+	for _, step := range []func(context.Context) error{j.await, j.recallLayers, j.reserve, j.readLayers, j.shelve, j.merge} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -265,9 +269,6 @@ func (j *job) merge(ctx context.Context) error {
 			return layerFailure(StageMerge, SideSource, l.name, err)
 		}
 		task.Add(1)
-	}
-	if j.manyEntries() {
-		runtime.GC() // see collectEvery
 	}
 	return nil
 }

@@ -40,9 +40,10 @@ type layerState struct {
 	visible []bool // by entry, once the layers are merged
 	result  LayerResult
 
-	once      sync.Once
-	stored    []byte // known, encoded
-	storedErr error
+	mu      sync.Mutex
+	stored  []byte // known, encoded, once somebody has asked for it and unless it is on the shelf
+	shelved bool
+	onShelf shelved
 }
 
 // recallLayers looks for the indexes of layers that somebody has read before.
@@ -71,9 +72,57 @@ func (l *layerState) setKnown(known *index.Layer, from Origin) {
 }
 
 // encode returns the stored form of the layer's index.
-func (l *layerState) encode(known *index.Layer) ([]byte, error) {
-	l.once.Do(func() { l.stored, l.storedErr = known.Encode() })
-	return l.stored, l.storedErr
+func (l *layerState) encode(s *shelf, known *index.Layer) ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shelved {
+		return s.get(l.onShelf)
+	}
+	var err error
+	if l.stored == nil {
+		l.stored, err = known.Encode()
+	}
+	return l.stored, err
+}
+
+// shelve puts away the indexes that the image is to carry along. Of many entries that is done before there is a tree of them: to encode
+// them takes memory.
+func (j *job) shelve(ctx context.Context) error {
+	if j.opts.Form != FormSIF || j.opts.SIF.NoReuse || !j.manyEntries() {
+		return nil
+	}
+	var err error
+	if j.shelf.file, err = newTempFile(j.opts.TempDir); err != nil {
+		return failure(StageMerge, SideDestination, err)
+	}
+	for _, l := range j.layers {
+		if l.diffID == "" {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := j.shelveIndex(l); err != nil {
+			return failure(StageMerge, SideDestination, err)
+		}
+	}
+	return nil
+}
+
+// shelveIndex puts the index of a layer on the shelf, unless it is there.
+func (j *job) shelveIndex(l *layerState) error {
+	if l.shelved {
+		return nil
+	}
+	known, err := l.encode(&j.shelf, l.known)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.onShelf, err = j.shelf.put(known)
+	l.shelved, l.stored = err == nil, nil
+	return err
 }
 
 // readLayers reads all layers that are not known, those on top first: what they hide need not be packed below.

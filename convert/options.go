@@ -64,7 +64,7 @@ type Options struct {
 	// SOURCE_DATE_EPOCH. Default: the time of creation in the image's config, and none in the SIF's own headers.
 	Time time.Time
 	// TempDir is where compressed layers wait for their turn, without a Cache. Default: the destination's directory. At most
-	// the size of the result is needed.
+	// the size of the result is needed. What is known of 150,000 entries and more waits there too, in some 100 bytes for each.
 	TempDir string
 
 	// Cache is where layers that have been read before are looked for, and what is read now is kept. A layer that is there
@@ -102,8 +102,8 @@ type OCIOptions struct {
 	Prioritized []string
 }
 
-// Limits bound what a source may cost. What is more is a *LimitError. A conversion of many small files takes some 200 bytes of
-// memory for each entry, of names no longer than usual.
+// Limits bound what a source may cost. What is more is a *LimitError. A conversion of many small files takes some 180 bytes of
+// memory for each entry at most, of names no longer than usual.
 type Limits struct {
 	Entries int64 // of all layers together; default 5,000,000
 	Bytes   int64 // of all layers uncompressed, and of the files that they declare; default 1 TiB

@@ -45,7 +45,7 @@ func (j *job) publishIndex(l *layerState) {
 	}
 	known := l.known // which is given up when it is not needed any more
 	j.publisher.run(func() error {
-		meta, err := l.encode(known)
+		meta, err := l.encode(&j.shelf, known)
 		if err != nil {
 			return err
 		}

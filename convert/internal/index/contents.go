@@ -63,19 +63,7 @@ func (x *Contents) Set(i int, c *squashfs.Content) {
 		return
 	}
 	x.at[i] = uint32(at)
-	b = binary.AppendUvarint(b, uint64(c.Fragment+1))
-	b = binary.AppendUvarint(b, uint64(c.Size))
-	if c.Fragment >= 0 {
-		b = binary.AppendUvarint(b, uint64(c.FragmentOffset))
-	}
-	b = binary.AppendUvarint(b, uint64(len(c.Blocks)))
-	if len(c.Blocks) > 0 {
-		b = binary.AppendUvarint(b, uint64(c.Start))
-	}
-	for _, word := range c.Blocks {
-		b = binary.AppendUvarint(b, uint64(word))
-	}
-	x.chunks[last] = b
+	x.chunks[last] = AppendContent(b, c)
 }
 
 // Has reports whether an entry has contents.
@@ -88,22 +76,7 @@ func (x *Contents) At(i int) *squashfs.Content {
 	}
 	at := x.at[i] - 1
 	b := x.chunks[at/contentsChunk][at%contentsChunk:]
-	next := func() uint64 {
-		v, n := binary.Uvarint(b)
-		b = b[n:]
-		return v
-	}
-	c := &squashfs.Content{Fragment: int32(next()) - 1, Size: int64(next())}
-	if c.Fragment >= 0 {
-		c.FragmentOffset = uint32(next())
-	}
-	if n := next(); n > 0 {
-		c.Start = int64(next())
-		c.Blocks = make([]uint32, n)
-	}
-	for i := range c.Blocks {
-		c.Blocks[i] = uint32(next())
-	}
+	c, _ := CutContent(b)
 	return c
 }
 
@@ -116,4 +89,42 @@ func (x *Contents) All() iter.Seq2[int, *squashfs.Content] {
 			}
 		}
 	}
+}
+
+// AppendContent appends what is to be known of c, without its digest.
+func AppendContent(b []byte, c *squashfs.Content) []byte {
+	b = binary.AppendUvarint(b, uint64(c.Fragment+1))
+	b = binary.AppendUvarint(b, uint64(c.Size))
+	if c.Fragment >= 0 {
+		b = binary.AppendUvarint(b, uint64(c.FragmentOffset))
+	}
+	b = binary.AppendUvarint(b, uint64(len(c.Blocks)))
+	if len(c.Blocks) > 0 {
+		b = binary.AppendUvarint(b, uint64(c.Start))
+	}
+	for _, word := range c.Blocks {
+		b = binary.AppendUvarint(b, uint64(word))
+	}
+	return b
+}
+
+// CutContent takes from b what AppendContent has appended, and nothing else.
+func CutContent(b []byte) (c *squashfs.Content, rest []byte) {
+	next := func() uint64 {
+		v, n := binary.Uvarint(b)
+		b = b[n:]
+		return v
+	}
+	c = &squashfs.Content{Fragment: int32(next()) - 1, Size: int64(next())}
+	if c.Fragment >= 0 {
+		c.FragmentOffset = uint32(next())
+	}
+	if n := next(); n > 0 {
+		c.Start = int64(next())
+		c.Blocks = make([]uint32, n)
+	}
+	for i := range c.Blocks {
+		c.Blocks[i] = uint32(next())
+	}
+	return c, b
 }

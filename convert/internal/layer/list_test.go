@@ -75,3 +75,23 @@ func TestList(t *testing.T) {
 		t.Error("an empty list has an entry")
 	}
 }
+
+// What a decoder returns is what was encoded, one behind the other and from a new beginning.
+func TestCodec(t *testing.T) {
+	want := randomEntries(rand.New(rand.NewPCG(3, 4)), 500)
+	var d layer.Decoder
+	for range 2 {
+		var c layer.Encoder
+		var b []byte
+		for i := range want {
+			b = c.Append(b, &want[i])
+		}
+		d.Reset(b)
+		for i := range want {
+			if diff := cmp.Diff(want[i], *d.Next()); diff != "" {
+				t.Fatalf("entry %d: %s", i, diff)
+			}
+		}
+		want = want[100:]
+	}
+}
