@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"hpcimg/image/cache/internal/disk"
@@ -249,6 +250,9 @@ func (r *blobReader) await(i int64) error {
 	case r.part.has(i):
 		return nil
 	case diskErr != nil:
+		if full(diskErr) {
+			r.abandon()
+		}
 		return r.direct(diskErr)
 	case err != nil:
 		return err
@@ -262,6 +266,18 @@ func (r *blobReader) await(i int64) error {
 		return r.ctx.Err()
 	}
 	return nil
+}
+
+// full reports whether it was room that lacked.
+func full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// abandon removes the part: on a full disk, what has come of a blob is in the way of everybody, and of no use to who goes on later.
+func (r *blobReader) abandon() {
+	r.fill.stop()
+	r.part.remove()
+	r.part, r.fill = nil, nil
 }
 
 // repair fetches a chunk again that cannot be read from our own disk.
@@ -328,9 +344,7 @@ func (r *blobReader) finish() error {
 			r.c.discard(r.entry.tier, r.entry.path, info, err)
 		}
 	case r.fill != nil:
-		r.fill.stop()
-		r.part.remove()
-		r.part, r.fill = nil, nil
+		r.abandon()
 	}
 	return err
 }

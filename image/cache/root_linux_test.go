@@ -81,15 +81,7 @@ func TestOtherUsersDirectory(t *testing.T) {
 
 // TestFullDisk runs out of space at every size, and wants an error that says so and nothing left.
 func TestFullDisk(t *testing.T) {
-	oracle.Root(t)
-	mnt := t.TempDir()
-	oracle.Need(t, oracle.NeedRoot, unix.Mount("tmpfs", mnt, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m,mode=700"))
-	t.Cleanup(func() {
-		if err := unix.Unmount(mnt, 0); err != nil {
-			t.Errorf("unmounting: %v", err)
-			_ = unix.Unmount(mnt, unix.MNT_DETACH)
-		}
-	})
+	mnt := smallFileSystem(t, "1m")
 	c := open(t, mnt, nil)
 	full := 0
 	for n := range 100 {
@@ -122,6 +114,35 @@ func TestFullDisk(t *testing.T) {
 	if full == 0 {
 		t.Error("it never ran out of space")
 	}
+}
+
+// TestBlobOnFullDisk wants a blob that has no room to be read all the same, with nothing of it left in the way of others.
+func TestBlobOnFullDisk(t *testing.T) {
+	mnt := smallFileSystem(t, "3m")
+	free := freeBytes(t, mnt)
+	c := open(t, mnt, nil)
+	o := newOrigin(5*mib + 3)
+	wantBlob(t, c, o)
+	noLeftovers(t, mnt)
+	if now := freeBytes(t, mnt); now < free-256<<10 {
+		t.Errorf("%d bytes are free of %d", now, free)
+	}
+	wantBlob(t, c, newOrigin(mib))
+}
+
+// smallFileSystem returns the mount point of one of size, as tmpfs takes it.
+func smallFileSystem(t *testing.T, size string) string {
+	t.Helper()
+	oracle.Root(t)
+	mnt := t.TempDir()
+	oracle.Need(t, oracle.NeedRoot, unix.Mount("tmpfs", mnt, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=700,size="+size))
+	t.Cleanup(func() {
+		if err := unix.Unmount(mnt, 0); err != nil {
+			t.Errorf("unmounting: %v", err)
+			_ = unix.Unmount(mnt, unix.MNT_DETACH)
+		}
+	})
+	return mnt
 }
 
 func freeBytes(t *testing.T, dir string) int64 {
