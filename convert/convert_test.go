@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,6 +32,15 @@ import (
 // sample is an image that has a bit of everything.
 func sample(t testing.TB) *image.Image {
 	t.Helper()
+	img, err := sampled()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// sampled makes the image once: with the race detector that takes seconds.
+var sampled = sync.OnceValues(func() (*image.Image, error) {
 	base := tree{
 		dir("bin", 0o755), testtree.File("bin/sh", 0o755, "\x7fELF\x02\x01\x01"+strings.Repeat("\x00", 9)+"\x02\x00\x3e\x00 and so on"),
 		dir("etc", 0o755), file("etc/hosts", "127.0.0.1 build-host\n"), file("etc/motd", "hello\n"), symlink("etc/resolv.conf", "/run/resolv.conf"),
@@ -39,11 +49,12 @@ func sample(t testing.TB) *image.Image {
 	for i := range 40 {
 		base = append(base, testtree.File(fmt.Sprintf("usr/lib/lib%d.so", i), 0o644, testtree.Bytes(uint64(i), 150*i*i)))
 	}
-	return build(t, base,
+	return image.Build(image.Config{}, layerInputs(
+		base,
 		tree{file("lib/lib39.so", "replaced by way of a link"), hide("etc/motd"), file("opt/app", strings.Repeat("app", 100_000))},
 		tree{link("opt/app2", "opt/app"), hide("opt/app"), testtree.File("usr/lib/lib38.so", 0o644, testtree.Bytes(1, 400_000))},
-	)
-}
+	)...)
+})
 
 func sum(t testing.TB, path string) string {
 	t.Helper()

@@ -18,15 +18,19 @@ type tree = testtree.Tree
 // build makes an image of layers, bottom first.
 func build(t testing.TB, layers ...tree) *image.Image {
 	t.Helper()
-	inputs := make([]image.LayerInput, len(layers))
-	for i, l := range layers {
-		inputs[i] = image.LayerInput{Tar: l.Tar(nil)}
-	}
-	img, err := image.Build(image.Config{}, inputs...)
+	img, err := image.Build(image.Config{}, layerInputs(layers...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return img
+}
+
+func layerInputs(layers ...tree) []image.LayerInput {
+	inputs := make([]image.LayerInput, len(layers))
+	for i, l := range layers {
+		inputs[i] = image.LayerInput{Tar: l.Tar(nil)}
+	}
+	return inputs
 }
 
 // squash converts an image to a squashfs and lists it.
