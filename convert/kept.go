@@ -100,17 +100,19 @@ func (k *keptEntries) all(ctx context.Context, add func(*layer.Entry, *squashfs.
 	r := bufio.NewReaderSize(k.file, keptFrame)
 	var frame []byte
 	var decoder layer.Decoder
+	left := k.size
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, entries, contents, err := readKept(r, &frame, k.size)
-		if err == io.EOF {
+		if left == 0 {
 			return nil
 		}
+		n, entries, contents, err := readKept(r, &frame, left)
 		if err != nil {
-			return fmt.Errorf("%s: %w", k.file.Name(), err)
+			return fmt.Errorf("%s: %w", k.file.Name(), cmpEOF(err))
 		}
+		left -= keptHeader + int64(len(entries)+len(contents))
 		decoder.Reset(entries)
 		for range n {
 			e := decoder.Next()
@@ -126,7 +128,7 @@ func (k *keptEntries) all(ctx context.Context, add func(*layer.Entry, *squashfs.
 	}
 }
 
-// readKept reads a frame into buf, which grows if need be, but not beyond limit.
+// readKept reads a frame, which is not longer than limit, into buf, which grows if need be.
 func readKept(r io.Reader, buf *[]byte, limit int64) (n int, entries, contents []byte, err error) {
 	var head [keptHeader]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -134,7 +136,7 @@ func readKept(r io.Reader, buf *[]byte, limit int64) (n int, entries, contents [
 	}
 	word := func(i int) int { return int(binary.LittleEndian.Uint32(head[4*i:])) }
 	size := word(1) + word(2)
-	if int64(size) > limit {
+	if keptHeader+int64(size) > limit {
 		return 0, nil, nil, errKept
 	}
 	if cap(*buf) < size {
@@ -142,7 +144,7 @@ func readKept(r io.Reader, buf *[]byte, limit int64) (n int, entries, contents [
 	}
 	b := (*buf)[:size]
 	if _, err := io.ReadFull(r, b); err != nil {
-		return 0, nil, nil, cmpEOF(err)
+		return 0, nil, nil, err
 	}
 	sum := crc32.Update(crc32.Checksum(head[:12], castagnoli()), castagnoli(), b)
 	if uint32(word(3)) != sum {
