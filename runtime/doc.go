@@ -54,8 +54,10 @@
 // (RESOLVE_IN_ROOT) when mounting, and when changing to the working directory. A directory may change at any moment of that.
 // Files of the image that are read are regular ones of at most 1 MiB, others are not even opened. Variables go to the
 // command as they are; no shell sees them. Descriptors of the caller that are close-on-exec stay out, the others are
-// passed on under the same numbers. A running command is as trustworthy as the image: this package protects the host's
-// files and the users of the host by the kernel's means, not the user's own files, which are bound, from the image.
+// passed on under the same numbers: launchers of MPI jobs rely on it. Through one of a directory a command reaches the host, so
+// ContainAll passes on none but the standard ones. A running command is as trustworthy as the image: this package protects the
+// host's files and the users of the host by the kernel's means, not the user's own files, which are bound, from the image. A
+// process in an image cannot pose as the leader of a session, nor look into those that join.
 //
 // # Errors
 //

@@ -1,6 +1,9 @@
 package runtime
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Facts are what a plan depends on besides specification and image.
 type Facts struct {
@@ -18,6 +21,12 @@ func CompileOn(ctx context.Context, spec *Spec, f Facts) (*Plan, error) {
 
 // WithLine is withLines for one line.
 func WithLine(file, line string) string { return string(withLines([]byte(file), []string{line})) }
+
+// KeyOf is the name that the files of a plan's session have.
+func (s *Session) KeyOf(p *Plan) string { return s.key(p) }
+
+// SetPatience sets how long to wait for a leader.
+func (s *Session) SetPatience(d time.Duration) { s.patience = d }
 
 // MemoryOf is memoryOf.
 func MemoryOf(proc, cgroup string) int64 { return memoryOf(proc, cgroup) }

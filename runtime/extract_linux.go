@@ -144,11 +144,19 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 	})
 	switch err = errors.Join(err, recvErr); {
 	case ctx.Err() != nil:
-		return 0, nil, ctx.Err()
+		err = ctx.Err()
 	case err == nil && n != 1:
-		return 0, nil, errNoDescriptor
+		err = errNoDescriptor
 	}
-	return p[0], oob[:oobn], err
+	if err == nil {
+		return p[0], oob[:oobn], nil
+	}
+	if files, parseErr := received(oob[:max(0, oobn)]); parseErr == nil {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	return 0, nil, err
 }
 
 // unpackOnDisk extracts the image into a directory in a new one, and returns a function that removes both.

@@ -209,6 +209,9 @@ func mustOutput(t testing.TB, spec hpcrun.Spec) string {
 
 // help is what a test runs to be able to kill it: it starts a command, says so, and waits.
 func help() int {
+	if os.Getenv(helpVar) == "impostor" {
+		return impostor(os.Args[1], os.Args[2])
+	}
 	if os.Getenv(helpVar) == "fakeroot" {
 		spec := fakeroot(os.Args[1])
 		out, err := hpcrun.NewCmd(&spec).CombinedOutput(context.Background())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"time"
@@ -174,10 +175,38 @@ func checkPeer(conn *os.File) error {
 	var cred *unix.Ucred
 	var credErr error
 	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(err, credErr); err == nil && int(cred.Uid) != os.Geteuid() {
-		err = fmt.Errorf("the other side is user %d: %w", cred.Uid, os.ErrPermission)
+	if err = errors.Join(err, credErr); err != nil {
+		return err
 	}
-	return err
+	if int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: the other side is user %d: %w", errStranger, cred.Uid, os.ErrPermission)
+	}
+	return checkOutside(int(cred.Pid))
+}
+
+// errStranger says that who is at the other end of a socket has no business there.
+var errStranger = errors.New("not a process that shares the session")
+
+// checkOutside refuses a process of another user namespace: one that runs in an image, which has the same user and may see the
+// directory of the session, but must not hand out namespaces in the name of the leader.
+func checkOutside(pid int) error {
+	if pid == 0 {
+		return fmt.Errorf("%w: its PID namespace cannot be seen from here: %w", errStranger, os.ErrPermission)
+	}
+	own, err := os.Stat("/proc/self/ns/user")
+	if err != nil {
+		return err
+	}
+	other, err := os.Stat(fmt.Sprintf("/proc/%d/ns/user", pid))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return errNobody // it has ended
+	case err != nil:
+		return fmt.Errorf("%w: %w", errStranger, err)
+	case !os.SameFile(own, other):
+		return fmt.Errorf("%w: process %d is in another user namespace, as those are that run in images: %w", errStranger, pid, os.ErrPermission)
+	}
+	return nil
 }
 
 // cloneFUSE returns another descriptor of the same connection: a request that is in progress on one is no concern of the
@@ -213,7 +242,7 @@ func (m *membership) close() {
 var errNobody = errors.New("nobody leads the session")
 
 // join asks the leader.
-func (s *session) join(ctx context.Context, key string) (*membership, error) {
+func (s *session) join(ctx context.Context, key string, private bool) (*membership, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -231,10 +260,13 @@ func (s *session) join(ctx context.Context, key string) (*membership, error) {
 	m := &membership{conn: conn}
 	err = checkPeer(conn)
 	if err == nil {
-		err = m.receive(ctx)
+		err = m.receive(ctx, private)
 	}
 	if err != nil {
 		m.close()
+		if errors.Is(err, errStranger) {
+			return nil, s.fail(name, err)
+		}
 		if errors.Is(err, errNoDescriptor) || errors.Is(err, unix.ECONNRESET) {
 			err = errNobody // it has just left
 		}
@@ -243,7 +275,7 @@ func (s *session) join(ctx context.Context, key string) (*membership, error) {
 	return m, nil
 }
 
-func (m *membership) receive(ctx context.Context) error {
+func (m *membership) receive(ctx context.Context, private bool) error {
 	what, rights, err := message(ctx, m.conn)
 	if err != nil {
 		return err
@@ -257,7 +289,7 @@ func (m *membership) receive(ctx context.Context) error {
 			*f, files = files[0], files[1:]
 		}
 	}
-	if m.mnt == nil || len(files) > 0 {
+	if m.mnt == nil || private != (m.user != nil) || len(files) > 0 {
 		for _, f := range files {
 			f.Close()
 		}

@@ -20,6 +20,8 @@ import (
 type session struct {
 	dir *os.File
 	tag string
+	// patience is how long to wait for a leader.
+	patience time.Duration
 
 	mu     sync.Mutex
 	leads  map[string]*lead
@@ -57,7 +59,7 @@ func OpenSession(dir, tag string) (*Session, error) {
 		_ = unix.Close(fd)
 		return nil, &SessionError{Path: dir, Err: err}
 	}
-	s := &Session{session{dir: os.NewFile(uintptr(fd), dir), tag: tag, leads: make(map[string]*lead), quiet: make(chan struct{})}}
+	s := &Session{session{dir: os.NewFile(uintptr(fd), dir), tag: tag, patience: patience, leads: make(map[string]*lead), quiet: make(chan struct{})}}
 	s.sweep()
 	return s, nil
 }
@@ -173,10 +175,33 @@ func (s *session) remove(key string) {
 	_ = unix.Unlinkat(int(s.dir.Fd()), key+lockSuffix, 0)
 }
 
-// enter joins the session, or returns the lock by which this process leads it.
-func (s *session) enter(ctx context.Context, key string) (*membership, *os.File, error) {
+// How long a leader may take until it listens: to mount an image, or to unpack one.
+const (
+	patience       = time.Minute
+	unpackPatience = 30 * time.Minute
+)
+
+// errLeader says that somebody holds the lock of a session and does not do what leaders do.
+var errLeader = errors.New("the process that leads it does not answer: end it, or use another tag")
+
+// enter joins the session of a plan, or returns the lock by which this process leads it.
+func (s *session) enter(ctx context.Context, key string, p *Plan) (*membership, *os.File, error) {
+	limit := s.patience
+	if p.backend == BackendExtract {
+		limit *= unpackPatience / patience
+	}
+	within, cancel := context.WithTimeoutCause(ctx, limit, errLeader)
+	defer cancel()
+	m, lock, err := s.tryEnter(within, key, p.private)
+	if err != nil && ctx.Err() == nil && within.Err() != nil {
+		err = s.fail(key+lockSuffix, errLeader)
+	}
+	return m, lock, err
+}
+
+func (s *session) tryEnter(ctx context.Context, key string, private bool) (*membership, *os.File, error) {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		m, err := s.join(ctx, key)
+		m, err := s.join(ctx, key, private)
 		if err == nil || !errors.Is(err, errNobody) {
 			return m, nil, err
 		}

@@ -38,7 +38,9 @@ func (e *emitter) share() {
 		fmt.Fprintf(&common, "%s %q\n", it.target, it.data)
 	}
 	join := &emitter{compiler: e.compiler, stage: e.stage}
-	join.add(fork.PDeathSig(), fork.ParentAlive())
+	// Those who are in the namespaces already must not get at this process while it has other things than they have.
+	e.add(fork.NoDump())
+	join.add(fork.PDeathSig(), fork.ParentAlive(), fork.NoDump())
 	if e.userNS() {
 		e.add(fork.SendFD("sync", "nsuser"))
 		join.add(fork.Setns("nsuser", unix.CLONE_NEWUSER))
@@ -67,7 +69,7 @@ func (p *Plan) receiveNamespaces(ctx context.Context, socket *os.File, held *sha
 func (p *Plan) startIn(ctx context.Context, o *StartOptions, executor fork.Executor) (*Process, error) {
 	s := &o.Session.session
 	key := s.key(p)
-	m, lock, err := s.enter(ctx, key)
+	m, lock, err := s.enter(ctx, key, p)
 	if err != nil {
 		return nil, err
 	}
@@ -102,14 +104,15 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 		r.files["nsuser"] = m.user
 	}
 	proc, child, err := launch(p.joined, &fork.Options{Files: r.files, Executor: executor}, nil)
-	if err == nil {
-		err = proc.ready(ctx, child)
-	}
 	if err != nil {
 		m.close()
 		return nil, err
 	}
+	// From now on: if the leader ends while the command is being executed, somebody has to serve its image.
 	go o.Session.follow(p, m, proc)
+	if err := proc.ready(ctx, child); err != nil {
+		return nil, err
+	}
 	return proc, nil
 }
 
@@ -133,7 +136,7 @@ func (s *session) follow(p *Plan, m *membership, proc *Process) {
 			m.close()
 			return
 		}
-		next, lock, err := s.enter(ctx, s.key(p))
+		next, lock, err := s.enter(ctx, s.key(p), p)
 		switch {
 		case err != nil:
 			m.close()

@@ -140,7 +140,7 @@ const (
 	ContainNone Contain = ""
 	// ContainFiles gives an empty home, /tmp and /var/tmp in memory, and the few devices that every program needs.
 	ContainFiles Contain = "files"
-	// ContainAll adds PID and IPC namespaces to ContainFiles.
+	// ContainAll adds PID and IPC namespaces to ContainFiles, and passes on no descriptors but the three standard ones.
 	ContainAll Contain = "all"
 )
 

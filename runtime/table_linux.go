@@ -348,6 +348,9 @@ func (e *emitter) finish() {
 	for i := range 3 {
 		e.add(fork.Dup(fork.FD(fmt.Sprintf("std%d", i)), i))
 	}
+	if e.spec.Contain == ContainAll {
+		e.add(fork.CloseOthers(3).Lax()) // Linux 5.11 has it
+	}
 	if e.plan.clone&unix.CLONE_NEWPID != 0 {
 		e.add(fork.Init(), fork.PDeathSig())
 	} else {

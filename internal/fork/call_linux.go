@@ -3,6 +3,7 @@ package fork
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"syscall"
@@ -100,6 +101,19 @@ func PDeathSig() Call {
 // NoNewPrivs makes set-id bits and file capabilities powerless from here on.
 func NoNewPrivs() Call {
 	return Call{name: "prctl", nr: unix.SYS_PRCTL, args: []arg{word(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), word(1, "1"), word(0, "0"), word(0, "0"), word(0, "0")}}
+}
+
+// NoDump keeps other processes from looking into this one, or taking it over, until it executes the program: those that are
+// in the user namespace which it enters, and have more privileges there than outside.
+func NoDump() Call {
+	return Call{name: "prctl", nr: unix.SYS_PRCTL, args: []arg{word(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), word(0, "0"), word(0, "0"), word(0, "0"), word(0, "0")}}
+}
+
+// CloseOthers marks all descriptors from first on close-on-exec, those among them that the caller means for its children.
+func CloseOthers(first int) Call {
+	return Call{name: "close_range", nr: unix.SYS_CLOSE_RANGE, args: []arg{
+		word(first, ""), word(uint(math.MaxUint32), "~0"), word(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"),
+	}}
 }
 
 // bpfInstruction is the size of an instruction of classic BPF.

@@ -161,6 +161,8 @@ func forkInit(t *table) syscall.Errno {
 	if errno != 0 || child == 0 {
 		return errno
 	}
+	// It is a copy of the caller, of whose memory nothing is for those who have privileges in its user namespace.
+	_, _, _ = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0)
 	// Of what is open it needs nothing, and must not keep pipes from ending, that of errors first of all.
 	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, t.errfd, 0, 0, 0, 0, 0)
 	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE_RANGE, 0, uintptr(^uint32(0)), 0, 0, 0, 0)
