@@ -331,6 +331,11 @@ func (t *nodesTree) readSpan(id NodeID, off int64, size int, e *span) error {
 		}
 		return nil
 	}
+	return copySpan(t, id, off, size, e)
+}
+
+// copySpan reads what is not in memory.
+func copySpan(t Tree, id NodeID, off int64, size int, e *span) error {
 	e.delayed()
 	buf := make([]byte, size)
 	k, err := t.ReadAt(id, buf, off)

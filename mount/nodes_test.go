@@ -173,3 +173,69 @@ func TestWithNodesErrors(t *testing.T) {
 		t.Errorf("socket: %v", err)
 	}
 }
+
+// TestJoin looks through one tree into several, of which one has nodes that were added.
+func TestJoin(t *testing.T) {
+	base := baseTree(t)
+	attrs := mount.NewTree(openImage(t, writeImage(t, sample(), nil)), nil)
+	tree, err := mount.Join(mount.Branch{Name: "one", Tree: base}, mount.Branch{Name: "two", Tree: base}, mount.Branch{Name: "three", Tree: attrs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(names(t, tree, "."), " "); got != "one two three" {
+		t.Errorf("the root directory has %q", got)
+	}
+	want := names(t, base, ".")
+	if got := names(t, tree, "two"); strings.Join(got, " ") != strings.Join(want, " ") {
+		t.Errorf("a branch has %q, not %q", got, want)
+	}
+	if got, want := content(t, tree, "three/a/noise"), string(testtree.Bytes(1, 300_001)); got != want {
+		t.Errorf("%d bytes", len(got))
+	}
+	// One file in two branches is two files, by all that tells files apart.
+	numbers := make(map[uint64]string)
+	for _, name := range []string{"one", "two", "three", "three/a", "three/a/noise", "one/" + want[0], "two/" + want[0]} {
+		node, err := find(tree, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := tree.Attr(node)
+		if other, twice := numbers[a.Number]; twice || err != nil {
+			t.Errorf("%s and %s: inode %d, %v", name, other, a.Number, err)
+		}
+		numbers[a.Number] = name
+	}
+	if node, err := find(tree, "three/a/attrs"); err != nil {
+		t.Error(err)
+	} else if m, err := tree.Xattrs(node); err != nil || len(m) == 0 {
+		t.Errorf("attributes: %v, %v", m, err)
+	}
+	if s := tree.Statfs(); s.Nodes != 2*base.Statfs().Nodes+attrs.Statfs().Nodes || s.BlockSize == 0 {
+		t.Errorf("%+v", s)
+	}
+	added, err := mount.WithNodes(tree, []mount.Node{{Path: "two/new/file", Data: []byte("new")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, added, "two/new/file"); got != "new" {
+		t.Errorf("added: %q", got)
+	}
+	if _, err := find(added, "one/new"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("added elsewhere: %v", err)
+	}
+	if _, err := tree.Attr(1<<60 + 1); !errors.Is(err, syscall.ESTALE) {
+		t.Errorf("no node: %v", err)
+	}
+	for _, bad := range [][]mount.Branch{
+		{{Name: "", Tree: base}},
+		{{Name: ".", Tree: base}},
+		{{Name: "..", Tree: base}},
+		{{Name: "a/b", Tree: base}},
+		{{Name: "a", Tree: base}, {Name: "a", Tree: base}},
+		make([]mount.Branch, mount.MaxBranches+1),
+	} {
+		if _, err := mount.Join(bad...); !errors.Is(err, fs.ErrInvalid) {
+			t.Errorf("%d branches, the first %q: %v", len(bad), bad[0].Name, err)
+		}
+	}
+}

@@ -31,7 +31,7 @@ type compiler struct {
 	reader    *squashfs.Reader // of an image in a file
 	// upper and lowers are directories of the overlay; subIDs are the ranges for IdentityRootRange.
 	upper  string
-	lowers []string
+	lowers []lower
 	subIDs [2][]idRange
 }
 
@@ -43,7 +43,7 @@ func compile(ctx context.Context, spec *Spec) (*Plan, error) {
 	return compileOn(ctx, spec, h)
 }
 
-func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
+func compileOn(ctx context.Context, spec *Spec, h *host) (_ *Plan, err error) {
 	c := &compiler{ctx: ctx, spec: *spec, host: h, plan: &Plan{}}
 	if err := c.spec.validate(); err != nil {
 		return nil, err
@@ -54,7 +54,12 @@ func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
 	if err := c.openImage(); err != nil {
 		return nil, err
 	}
-	defer func() { c.image.Close() }()
+	defer func() {
+		c.image.Close()
+		if err != nil {
+			c.plan.Close()
+		}
+	}()
 	if err := c.openOverlay(); err != nil {
 		return nil, err
 	}

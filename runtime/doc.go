@@ -28,7 +28,8 @@
 // BackendAuto takes the first that works for the image and the user, and Plan.String says why not those before it. The kernel
 // gets images whose tables are in order only (squashfs.Check), unless they are Trusted. The root directory is read-only, nosuid and nodev.
 // Mount points that an image lacks are made in an overlay in front of it; the image is never written to. Overlay makes the
-// root directory writable, in memory or in a directory, or lays directories over the image.
+// root directory writable, in memory or in a directory, or lays directories and further images over the image. Parts of images
+// can be bound (Bind.ImageDir); what is not the image itself is always served through FUSE.
 //
 // # What the image sees of the host
 //

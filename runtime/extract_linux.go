@@ -48,12 +48,12 @@ func (p *Plan) serve(ctx context.Context, pid int, socket *os.File, held *shared
 			return err
 		}
 	}
-	switch {
-	case p.backend == BackendFUSE:
+	if p.served() {
 		if err := p.serveFUSE(ctx, socket, held); err != nil {
 			return err
 		}
-	case p.backend == BackendExtract && p.extractDir == "":
+	}
+	if p.backend == BackendExtract && p.extractDir == "" {
 		if err := p.fill(ctx, socket); err != nil {
 			return err
 		}

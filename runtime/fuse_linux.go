@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +22,11 @@ func (c *compiler) fuseDevice() string { return cmp.Or(c.spec.Image.FUSEDevice, 
 // has been read, is shared by all commands of the plan; but where somebody is asked at each start, nothing is taken that was
 // read before they have answered.
 func (c *compiler) serveImage() error {
-	if c.plan.backend != BackendFUSE {
+	if !c.plan.served() {
 		return nil
 	}
 	for _, e := range c.root.order {
-		if e.repeated {
+		if e.repeated || c.plan.backend != BackendFUSE {
 			continue
 		}
 		node := mount.Node{Path: e.rel, Mode: 0o644}
@@ -44,12 +44,23 @@ func (c *compiler) serveImage() error {
 	return err
 }
 
+// newTree is what this process serves. The reader is that of the image, or nil if it is reached in another way.
 func (p *Plan) newTree(r *squashfs.Reader) (mount.Tree, error) {
-	tree := mount.NewTree(r, nil)
-	if len(p.nodes) == 0 {
-		return tree, nil
+	var tree mount.Tree
+	if p.backend == BackendFUSE {
+		tree = mount.NewTree(r, nil)
 	}
-	return mount.WithNodes(tree, p.nodes)
+	tree, err := p.join(tree)
+	if err != nil || len(p.nodes) == 0 {
+		return tree, err
+	}
+	nodes := slices.Clone(p.nodes)
+	if len(p.extras) > 0 {
+		for i := range nodes {
+			nodes[i].Path = rootName + "/" + nodes[i].Path
+		}
+	}
+	return mount.WithNodes(tree, nodes)
 }
 
 // owner translates owners to those that exist in the user namespace of the command. Where that knows only one user, all is
@@ -110,16 +121,10 @@ func (p *Plan) serveFUSE(ctx context.Context, socket *os.File, held *shared) err
 }
 
 func (p *Plan) serveDevice(dev *os.File) error {
-	tree := p.tree
-	if tree == nil {
-		r, err := squashfs.NewReader(io.NewSectionReader(p.file, p.offset, p.size), p.size, nil)
-		if err == nil {
-			tree, err = p.newTree(r)
-		}
-		if err != nil {
-			dev.Close()
-			return err
-		}
+	tree, err := p.serveTree()
+	if err != nil {
+		dev.Close()
+		return err
 	}
 	if _, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner}); err != nil {
 		dev.Close()

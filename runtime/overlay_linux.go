@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -64,18 +65,22 @@ func (c *compiler) openOverlay() error {
 		return nil
 	}
 	layers := stack{c.image}
-	for _, dir := range o.Layers {
-		real, layer, err := openLayer(dir, "")
+	for _, name := range o.Layers {
+		l, layer, err := c.openLower(name)
 		if err != nil {
+			layers[:len(layers)-1].Close() // not the image
 			return fmt.Errorf("overlay: %w", err)
 		}
 		layers = append(stack{layer}, layers...)
-		c.lowers = append(c.lowers, real)
+		c.lowers = append(c.lowers, l)
 	}
 	if o.Dir != "" {
 		real, dir, err := openLayer(o.Dir, "")
 		if err != nil {
 			layers.Close()
+			if errors.Is(err, unix.ENOTDIR) {
+				err = fmt.Errorf("%w: changes go to a directory; an image in a file can be laid over another to be read", err)
+			}
 			return fmt.Errorf("overlay: %w", err)
 		}
 		dir.Close()
@@ -86,6 +91,25 @@ func (c *compiler) openOverlay() error {
 	}
 	c.image = layers
 	return nil
+}
+
+// lower is what is laid over the image to be read: a directory of the host, or an image that is served under a name.
+type lower struct{ dir, served string }
+
+func (c *compiler) openLower(name string) (lower, image, error) {
+	if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			return lower{}, nil, err
+		}
+		x, err := c.addExtra(abs)
+		if err != nil {
+			return lower{}, nil, err
+		}
+		return lower{served: x.name}, &squashImage{r: x.reader}, nil
+	}
+	real, layer, err := openLayer(name, "")
+	return lower{dir: real}, layer, err
 }
 
 func openLayer(dir, name string) (real string, layer *dirImage, err error) {
@@ -105,10 +129,13 @@ func openLayer(dir, name string) (real string, layer *dirImage, err error) {
 
 // overlaySources clones the directories of the overlay, before anything covers them.
 func (e *emitter) overlaySources() {
-	for i, dir := range e.lowers {
-		e.add(fork.OpenTree(dir, false, lowerFD(i)))
+	for i, l := range e.lowers {
+		if l.served != "" {
+			continue
+		}
+		e.add(fork.OpenTree(l.dir, false, lowerFD(i)))
 		if e.host.setAttr {
-			e.attributes(lowerFD(i), imageFlags, false, dir)
+			e.attributes(lowerFD(i), imageFlags, false, l.dir)
 		}
 	}
 	if e.upper != "" {
@@ -129,7 +156,11 @@ func (e *emitter) overlay(base, root string) {
 		e.skeleton()
 		lower += ":" + e.stage + "/skeleton"
 	}
-	for i := range e.lowers {
+	for i, l := range e.lowers {
+		if l.served != "" {
+			lower = e.servedDir() + "/" + l.served + ":" + lower
+			continue
+		}
 		dir := fmt.Sprintf("%s/layer%d", e.stage, i)
 		e.add(fork.Mkdir(fork.CWD, dir, 0o755), fork.AttachAt(lowerFD(i), dir))
 		lower = dir + ":" + lower

@@ -24,12 +24,14 @@ const (
 	itemDevpts                 // terminals of one's own
 	itemData                   // a file with given contents
 	itemLink                   // a symbolic link in a tmpfs
+	itemImage                  // a file or directory of an image that this process serves
 )
 
 // item is a mount, with its place in the layout.
 type item struct {
 	kind     itemKind
-	source   string // itemBind: path on the host; itemLink: what it points to
+	source   string // itemBind: path on the host; itemLink: what it points to; itemImage: name of the image
+	inside   string // itemImage: path in it
 	target   string // in the image, resolved when placed
 	dir      bool
 	readOnly bool
@@ -75,6 +77,9 @@ func (c *compiler) place(it *item) error {
 	case itemBind:
 		it.fd = fork.FD(fmt.Sprintf("s%d", len(c.items)))
 		it.layer.host, it.layer.tree = it.source, hostTree(it.source)
+	case itemImage:
+		it.fd = fork.FD(fmt.Sprintf("i%d", len(c.items)))
+		it.layer.tree = insideTree{&squashImage{r: c.plan.extras[len(c.plan.extras)-1].reader}, it.inside}
 	case itemTmpfs:
 		it.fd = fork.FD(fmt.Sprintf("t%d", len(c.items)))
 		it.layer.fd = it.fd
@@ -329,7 +334,11 @@ func (c *compiler) binds() error {
 		if err != nil {
 			return &BindError{Source: b.Source, Target: b.target(), Err: err}
 		}
-		err = c.bind(source, path.Clean(b.target()), b.ReadOnly)
+		if b.ImageDir != "" {
+			err = c.bindImage(b, source)
+		} else {
+			err = c.bind(source, path.Clean(b.target()), b.ReadOnly)
+		}
 		if b.Optional && errors.Is(err, fs.ErrNotExist) {
 			c.note("%v", err)
 			continue

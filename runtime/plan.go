@@ -27,6 +27,7 @@ type Plan struct {
 	tree         mount.Tree // what BackendFUSE serves
 	owner        func(uid, gid uint32) (uint32, uint32)
 	nodes        []mount.Node // what the tree has besides the image
+	extras       []*extra     // images besides the one that the command runs in
 	tmpfsSize    int64
 	tmpfsInodes  int64
 	idMaps       [2][]string // arguments of the tools that map users and groups
@@ -54,12 +55,16 @@ func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
 	return nil, fmt.Errorf("runtime: %w", err)
 }
 
-// Close closes the file of the image. The plan cannot be started after that; what runs goes on.
+// Close closes the files of images. The plan cannot be started after that; what runs goes on.
 func (p *Plan) Close() error {
-	if p.file == nil {
-		return nil
+	var errs []error
+	for _, x := range p.extras {
+		errs = append(errs, x.Close())
 	}
-	return p.file.Close()
+	if p.file != nil {
+		errs = append(errs, p.file.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Backend is how the contents of the image are reached.
@@ -75,6 +80,9 @@ func (p *Plan) String() string {
 	b.WriteString("# image " + p.image + ", backend " + string(p.backend) + "\n")
 	for _, note := range p.notes {
 		b.WriteString("# " + strings.ReplaceAll(note, "\n", " ") + "\n")
+	}
+	for _, x := range p.extras {
+		b.WriteString("# served too, as " + x.name + ": " + x.path + "\n")
 	}
 	for _, node := range p.nodes {
 		b.WriteString("# served besides the image: " + node.Mode.String() + " " + node.Path + "\n")
@@ -124,6 +132,11 @@ func (p *Plan) unchanged() error {
 	info, err := os.Stat(p.image)
 	if err == nil && !p.identity.is(info) {
 		err = &fs.PathError{Op: "open", Path: p.image, Err: ErrImageChanged}
+	}
+	for _, x := range p.extras {
+		if err == nil {
+			err = x.unwritten()
+		}
 	}
 	return err
 }

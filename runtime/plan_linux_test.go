@@ -56,6 +56,12 @@ func TestPlans(t *testing.T) {
 		{"fuse", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs, Backend: hpcrun.BackendFUSE, FUSEDevice: dir + "/host/file"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds}, ordinary},
 		{"writable", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Overlay: hpcrun.Overlay{Tmpfs: true, TmpfsSize: 1 << 20}}, ordinary},
 		{"overlays", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Overlay: hpcrun.Overlay{Dir: dir + "/host", Layers: []string{dir + "/host/lib"}}}, hpcrun.Facts{Admin: true}},
+		{"images", hpcrun.Spec{
+			Image: hpcrun.Image{Path: sqfs, Backend: hpcrun.BackendFUSE, FUSEDevice: dir + "/host/file"}, Args: []string{"/bin/true"}, Omit: none,
+			Binds:   []hpcrun.Bind{{Source: sqfs, Target: "/data/etc", ImageDir: "/etc"}},
+			Overlay: hpcrun.Overlay{Layers: []string{sqfs, dir + "/host/lib"}},
+			Limits:  []hpcrun.Limit{{Name: "core", Hard: 1}, {Name: "nofile", Soft: 9, Hard: 9}}, Umask: new(fs.FileMode(0o77)),
+		}, ordinary},
 		{"contained", hpcrun.Spec{
 			Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, User: user, Contain: hpcrun.ContainAll,
 			Omit: hpcrun.Omit{Etc: true, Sys: true}, Home: hpcrun.Home{Target: "/home/ada"}, Namespaces: hpcrun.Namespaces{Hostname: "node", Net: true},

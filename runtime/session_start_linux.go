@@ -34,6 +34,11 @@ func (e *emitter) share() {
 	if !info.IsDir() {
 		fmt.Fprintln(&common, info.Size(), info.ModTime().UnixNano())
 	}
+	for _, x := range e.plan.extras {
+		if st, ok := x.identity.info.Sys().(*syscall.Stat_t); ok {
+			fmt.Fprintln(&common, x.name, st.Dev, st.Ino, st.Size, st.Mtim.Nano())
+		}
+	}
 	for _, it := range e.items {
 		fmt.Fprintf(&common, "%s %q\n", it.target, it.data)
 	}

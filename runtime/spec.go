@@ -124,7 +124,8 @@ type Overlay struct {
 	// Dir makes the root directory writable and keeps the changes in a directory of the host, in its subdirectories
 	// upper and work, which are made if they are missing. Only one command at a time can use it.
 	Dir string
-	// Layers are directories of the host laid over the image, the last on top. They are only read.
+	// Layers are directories of the host, or squashfs images and SIF files, laid over the image, the last on top. They are only
+	// read. Images are served as Bind.ImageDir says.
 	Layers []string
 }
 
@@ -181,6 +182,10 @@ type Bind struct {
 	// the image. What is missing is made, not in the image but in front of it.
 	Target   string
 	ReadOnly bool
+	// ImageDir, unless empty, says that Source is an image in a file, squashfs or SIF, of which this directory or file is bound: an absolute
+	// path in it. Images are read-only. The process that starts the command serves them through FUSE, and lives as long as the
+	// command.
+	ImageDir string
 	// Optional binds are left out if their source does not exist.
 	Optional bool
 }
@@ -218,7 +223,7 @@ type Library struct {
 // LibDir is the directory of the image in which injected libraries appear.
 const LibDir = "/.singularity.d/libs"
 
-// ParseBind reads SOURCE[:TARGET[:ro|rw]]. A colon or backslash in a path is escaped by a backslash.
+// ParseBind reads SOURCE[:TARGET[:OPTION,…]], with the options ro, rw, and image-src=PATH, which is ImageDir. A colon or backslash in a path is escaped by a backslash.
 func ParseBind(s string) (Bind, error) {
 	parts := []string{""}
 	for i := 0; i < len(s); i++ {
@@ -248,11 +253,14 @@ func ParseBind(s string) (Bind, error) {
 	}
 	if len(parts) > 2 {
 		for option := range strings.SplitSeq(parts[2], ",") {
-			switch option {
-			case "ro":
+			dir, ofImage := strings.CutPrefix(option, "image-src=")
+			switch {
+			case option == "ro":
 				b.ReadOnly = true
-			case "rw", "":
+			case option == "rw", option == "":
 				b.ReadOnly = false
+			case ofImage && path.IsAbs(dir):
+				b.ImageDir = dir
 			default:
 				return invalid("unknown option " + option)
 			}

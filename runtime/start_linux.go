@@ -161,7 +161,7 @@ func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error)
 		return r, err
 	}
 	r.calls = p.calls
-	if p.joined != nil || p.idMaps[users] != nil || p.backend == BackendFUSE || p.backend == BackendExtract && p.extractDir == "" {
+	if p.joined != nil || p.idMaps[users] != nil || p.served() || p.backend == BackendExtract && p.extractDir == "" {
 		if err := r.socketpair(); err != nil {
 			return r, err
 		}

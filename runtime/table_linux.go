@@ -128,7 +128,7 @@ func (e *emitter) sources() {
 		e.plan.extracted = len(e.calls)
 		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern+"/"+extractRoot, true, "image"))
 	}
-	if e.plan.backend == BackendFUSE {
+	if e.plan.served() {
 		e.add(fork.Open(fork.CWD, e.fuseDevice(), unix.O_RDWR, 0, "fuse"))
 	}
 	e.overlaySources()
@@ -146,6 +146,7 @@ func (e *emitter) sources() {
 // it in memory; for one that is mounted they stand in a directory that an overlay shows through it. The image is the upper
 // of the two, so that nothing of it is changed or hidden.
 func (e *emitter) rootDir() {
+	e.serveExtras()
 	root, base := e.stage+"/root", e.stage+"/root"
 	inMemory := e.inMemory()
 	overlay := len(e.root.order) > 0 && e.overlaid() || !e.spec.Overlay.empty()
@@ -156,6 +157,8 @@ func (e *emitter) rootDir() {
 	switch {
 	case e.plan.backend == BackendKernel:
 		e.add(fork.Mount(fork.Through("loop"), fork.At(base), "squashfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV))
+	case e.plan.backend == BackendFUSE && len(e.plan.extras) > 0:
+		e.add(fork.OpenTree(e.servedDir()+"/"+rootName, false, "image"), fork.AttachAt("image", base))
 	case e.plan.backend == BackendFUSE:
 		e.fuse(base)
 	case inMemory:
@@ -261,12 +264,17 @@ func (e *emitter) item(it *item) {
 			fork.Open(fork.CWD, dir, unix.O_PATH|unix.O_DIRECTORY, 0, it.fd),
 		)
 	}
+	if it.kind == itemImage {
+		e.openInside(it)
+	}
 	e.add(fork.OpenIn("root", it.target[1:], "target").About(it.target))
 	on := fork.Through("target")
 	mount := func(fstype string, flags uintptr, data ...fork.Path) {
 		e.add(fork.Mount(fork.At(""), on, fstype, flags, data...).About(it.target))
 	}
 	switch it.kind {
+	case itemImage: // as the mount that it is part of is
+		e.add(fork.Attach(it.fd, "target").About(it.target))
 	case itemBind, itemData:
 		if it.kind == itemData && e.host.setAttr {
 			e.attributes(it.fd, it.attributes(), false, "")

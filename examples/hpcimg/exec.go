@@ -113,7 +113,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 
 func (e *execFlags) add(c *cobra.Command) {
 	fl := c.Flags()
-	fl.StringArrayVarP(&e.binds, "bind", "B", nil, "show a directory or file of the host: SRC[:DST[:ro]], separated by commas (may be repeated)")
+	fl.StringArrayVarP(&e.binds, "bind", "B", nil, "show a directory or file of the host: SRC[:DST[:ro]], or a part of an image in a file: FILE:DST:image-src=PATH. Separated by commas (may be repeated)")
 	fl.StringArrayVar(&e.env, "env", nil, "set a variable: NAME=value (may be repeated)")
 	fl.StringVar(&e.envFile, "env-file", "", "set the variables of a file, a NAME=value on each line")
 	fl.BoolVarP(&e.cleanEnv, "cleanenv", "e", false, "pass on nothing of the environment")
@@ -135,7 +135,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, fuse, extract or directory")
 	fl.BoolVar(&e.trust, "trust", false, "give the image to the kernel unchecked (root)")
 	fl.BoolVar(&e.writable, "writable-tmpfs", false, "make the image writable in memory: changes go with the command")
-	fl.StringArrayVar(&e.overlays, "overlay", nil, "keep changes to the image in a directory: DIR; or lay one over it: DIR:ro (may be repeated)")
+	fl.StringArrayVar(&e.overlays, "overlay", nil, "keep changes to the image in a directory: DIR; or lay one over it, DIR:ro, or a squashfs image or SIF file, FILE (may be repeated)")
 	fl.BoolVar(&e.dryRun, "dry-run", false, "print the system calls instead of making them")
 }
 
@@ -226,10 +226,12 @@ func (e *execFlags) overlay() (hpcrun.Overlay, error) {
 		if err != nil {
 			return o, err
 		}
+		info, err := os.Stat(abs)
+		isFile := err == nil && info.Mode().IsRegular()
 		switch {
 		case dir == "" || mode != "" && mode != "ro" && mode != "rw":
-			return o, usagef("--overlay %s: not DIR or DIR:ro", flag)
-		case mode == "ro":
+			return o, usagef("--overlay %s: not DIR, DIR:ro or FILE", flag)
+		case mode == "ro", mode == "" && isFile:
 			o.Layers = append(o.Layers, abs)
 		case o.Dir != "" || o.Tmpfs:
 			return o, usagef("--overlay %s: changes already go to another place", flag)
@@ -253,7 +255,7 @@ func (e *execFlags) backendOf() (hpcrun.Backend, error) {
 func parseBinds(flags []string) ([]hpcrun.Bind, error) {
 	var binds []hpcrun.Bind
 	for _, flag := range flags {
-		for s := range strings.SplitSeq(flag, ",") {
+		for _, s := range splitBinds(flag) {
 			b, err := hpcrun.ParseBind(s)
 			if err != nil {
 				return nil, usagef("--bind: %w", err)
@@ -268,6 +270,20 @@ func parseBinds(flags []string) ([]hpcrun.Bind, error) {
 		}
 	}
 	return binds, nil
+}
+
+// splitBinds separates binds by commas, but not their options.
+func splitBinds(flag string) []string {
+	var binds []string
+	for s := range strings.SplitSeq(flag, ",") {
+		option := s == "ro" || s == "rw" || strings.HasPrefix(s, "image-src=")
+		if last := len(binds) - 1; option && last >= 0 && strings.Count(binds[last], ":") >= 2 {
+			binds[last] += "," + s
+		} else {
+			binds = append(binds, s)
+		}
+	}
+	return binds
 }
 
 func (e *execFlags) setHome(spec *hpcrun.Spec, home string) error {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"hpcimg/image"
 	imageregistry "hpcimg/image/registry"
@@ -47,6 +48,8 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "root":
 				return os.Getuid() == 0, nil
+			case "fuse":
+				return unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) == nil, nil
 			case "nvidia":
 				_, err := os.Stat("/proc/driver/nvidia/version")
 				return err == nil, nil

@@ -84,6 +84,14 @@ func OpenTree(path string, recursive bool, out FD) Call {
 	return Call{name: "open_tree", nr: unix.SYS_OPEN_TREE, args: []arg{fdArg(CWD), str(path), word(bits, text)}, out: out, path: path, kind: kindFD}
 }
 
+// Clone is OpenTree for what fd, which was opened for reference, stands for: no name is looked up.
+func Clone(fd, out FD) Call {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
+	return Call{name: "open_tree", nr: unix.SYS_OPEN_TREE, args: []arg{
+		fdArg(fd), str(""), word(uintptr(flags), "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH"),
+	}, out: out, kind: kindFD}
+}
+
 // Attach mounts the detached tree on the file or directory target.
 func Attach(tree, target FD) Call {
 	return Call{name: "move_mount", nr: unix.SYS_MOVE_MOUNT, args: []arg{

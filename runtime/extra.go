@@ -1,0 +1,31 @@
+package runtime
+
+import (
+	"io/fs"
+	"os"
+
+	"hpcimg/mount"
+	"hpcimg/squashfs"
+)
+
+// extra is an image besides the one that the command runs in: laid over it, or bound. It is served through FUSE, in one mount with the
+// others, where it is the directory of its name.
+type extra struct {
+	name     string
+	path     string
+	file     *os.File
+	identity identity
+	reader   *squashfs.Reader
+	tree     mount.Tree
+}
+
+func (x *extra) Close() error { return x.file.Close() }
+
+// unwritten says whether the file is as it was when the plan was made.
+func (x *extra) unwritten() error {
+	info, err := x.file.Stat()
+	if err == nil && !x.identity.is(info) {
+		err = &fs.PathError{Op: "read", Path: x.path, Err: ErrImageChanged}
+	}
+	return err
+}
