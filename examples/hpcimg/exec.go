@@ -66,7 +66,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 	c := &cobra.Command{
 		Use:   use,
 		Short: short,
-		Long: short + ": a SIF file, a squashfs image, a directory, or what pull takes, docker://… for one. Of that a SIF file is made in the cache when it is\n" +
+		Long: short + ": a SIF file, a squashfs image, a directory, or what pull takes, docker://… for one. Of images in layers a SIF file is made in the cache when it is\n" +
 			"wanted first; its tag is asked about each time, unless --offline is given.\n\n" +
 			"The command is the caller, and sees home, working directory, /tmp and devices of the host. It ends with the command's exit\n" +
 			"status; 125 says that the container could not be set up, 126 that the command is not executable, 127 that it is not there.",
@@ -77,7 +77,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 	f.addSource(c)
 	c.Flags().SetInterspersed(false)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		l, err := f.openImage(cmd, args[0])
+		l, admitted, err := f.openImage(cmd, args[0])
 		if err != nil {
 			return setupError(err)
 		}
@@ -98,7 +98,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 			return setupError(err)
 		}
 		spec.Shared = session != nil
-		if !isRegistry(args[0]) { // else the manifest has been asked about
+		if !admitted {
 			if spec.Image.Admit, err = f.admit(l); err != nil {
 				return setupError(err)
 			}

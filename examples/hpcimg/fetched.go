@@ -17,6 +17,7 @@ import (
 	"hpcimg/convert"
 	"hpcimg/image"
 	"hpcimg/image/cache"
+	"hpcimg/sif"
 	"hpcimg/squashfs"
 )
 
@@ -29,39 +30,92 @@ const (
 	usedAgain = time.Hour
 )
 
-// openImage opens an image to run something in: a local one, or what its layers make, from the cache if it has been made before.
-func (f *flags) openImage(cmd *cobra.Command, ref string) (*localImage, error) {
-	if !isRemote(ref) {
-		return openLocal(ref)
+// openImage opens an image to run something in: a local one or, from the cache, a SIF file made of one in layers. What has been asked about already
+// is admitted: the policies have seen what the file was made of.
+func (f *flags) openImage(cmd *cobra.Command, ref string) (l *localImage, admitted bool, err error) {
+	var path string
+	switch remote := isRemote(ref); {
+	case !remote:
+		if l, err = openLocal(ref); !errors.Is(err, errLayers) {
+			return l, false, err
+		}
+		path, err = f.fetchedLayers(cmd, ref)
+		admitted = true
+	default:
+		path, err = f.fetched(cmd, ref)
+		admitted = isRegistry(ref)
 	}
-	path, err := f.fetched(cmd, ref)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	l, err := openLocal(path)
-	if err != nil {
-		return nil, err
+	if l, err = openLocal(path); err != nil {
+		return nil, false, err
 	}
-	if r, err := image.ParseReference(ref); err == nil {
+	l.name = filepath.Base(ref)
+	if r, err := image.ParseReference(ref); err == nil && isRemote(ref) {
 		l.name = r.FileName(".sif")
 	}
-	return l, nil
+	return l, admitted, nil
 }
 
-// fetched returns the path of the SIF file that the image ref is in the cache, which it makes if need be: once, whoever else wants it.
+// fetched returns the path of the SIF file that the image ref is in the cache.
 func (f *flags) fetched(cmd *cobra.Command, ref string) (string, error) {
-	ctx := cmd.Context()
+	store, err := f.fetchedStore(ref)
+	if err != nil {
+		return "", err
+	}
+	source, manifest, err := f.openRemote(cmd.Context(), ref)
+	if err != nil {
+		return "", err
+	}
+	return f.fetchedFile(cmd.Context(), store, source, manifest)
+}
+
+// fetchedLayers is fetched for an OCI-SIF file.
+func (f *flags) fetchedLayers(cmd *cobra.Command, ref string) (string, error) {
+	store, err := f.fetchedStore(ref)
+	if err != nil {
+		return "", err
+	}
+	path, err := localPath(ref)
+	if err != nil {
+		return "", err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	source, err := f.sifInput(cmd.Context(), file)
+	if err != nil {
+		return "", err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	container, err := sif.NewFile(file, info.Size())
+	if err != nil {
+		return "", err
+	}
+	img, err := convert.OCIImage(container)
+	if err != nil {
+		return "", err
+	}
+	return f.fetchedFile(cmd.Context(), store, source, img.Descriptor())
+}
+
+// fetchedStore opens the cache, without which an image in layers cannot be run.
+func (f *flags) fetchedStore(ref string) (*cache.Cache, error) {
 	store, err := f.openCache(f.std.err)
-	if err != nil {
-		return "", err
+	if err == nil && store == nil {
+		err = usagef("%s: images in layers are run from the cache, and there is none: make a SIF file of it first (hpcimg pull %s)", ref, ref)
 	}
-	if store == nil {
-		return "", usagef("%s: images in layers are run from the cache, and there is none: pull it first (hpcimg pull %s)", ref, ref)
-	}
-	source, manifest, err := f.openRemote(ctx, ref)
-	if err != nil {
-		return "", err
-	}
+	return store, err
+}
+
+// fetchedFile returns the path of the SIF file in the cache that an image is, which it makes if need be: once, whoever else wants it.
+func (f *flags) fetchedFile(ctx context.Context, store *cache.Cache, source *convert.Source, manifest image.Descriptor) (string, error) {
 	dir, err := fetchedIn(store)
 	if err != nil {
 		return "", err

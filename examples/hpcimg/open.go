@@ -139,8 +139,11 @@ func (l *localImage) root() (sif.Object, error) {
 			return o, nil
 		}
 	}
-	return sif.Object{}, errors.New("an OCI-SIF with several layers, or one that is no squashfs: make a SIF file of it first (hpcimg convert)")
+	return sif.Object{}, errLayers
 }
+
+// errLayers is about an image in a file that is not one file system.
+var errLayers = errors.New("an OCI-SIF with several layers, or one that is no squashfs: make a SIF file of it first (hpcimg convert)")
 
 func isRootIndex(o sif.Object) bool { return o.Type == sif.DataOCIRootIndex }
 

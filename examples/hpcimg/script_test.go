@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -18,6 +20,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
@@ -25,6 +29,7 @@ import (
 	imageregistry "hpcimg/image/registry"
 	"hpcimg/internal/elfclosure"
 	"hpcimg/internal/oracle"
+	"hpcimg/sif"
 )
 
 func TestMain(m *testing.M) {
@@ -90,6 +95,13 @@ func TestScripts(t *testing.T) {
 			"onlyfiles": cmdOnlyFiles,
 			// flip FILE OFFSET: changes one byte; a negative offset counts from the end.
 			"flip": cmdFlip,
+			// ocisif FILE: writes demo as an OCI-SIF of two layers.
+			"ocisif": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) != 1 {
+					ts.Fatalf("usage: ocisif FILE")
+				}
+				ts.Check(writeOCISIF(ts.MkAbs(args[0]), layers))
+			},
 		},
 	})
 }
@@ -183,6 +195,45 @@ func pushDemo(host, arch, repo string, layers [][]byte) error {
 	}
 	_, err = imageregistry.Push(context.Background(), img, "docker://"+host+"/"+repo+":1", nil)
 	return err
+}
+
+// writeOCISIF writes an OCI-SIF as SingularityCE does that keeps layers apart.
+func writeOCISIF(path string, layers [][]byte) (err error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	w, err := sif.NewOCIWriter(out, &sif.OCIWriterOptions{Blobs: len(layers) + 2})
+	if err != nil {
+		return err
+	}
+	add := func(mediaType string, data []byte) image.Descriptor {
+		d, addErr := w.AddBlob(bytes.NewReader(data))
+		err = errors.Join(err, addErr)
+		return image.Descriptor{MediaType: mediaType, Digest: digest.Digest(d), Size: int64(len(data))}
+	}
+	encode := func(v any) []byte {
+		raw, encodeErr := json.Marshal(v)
+		err = errors.Join(err, encodeErr)
+		return raw
+	}
+	config := image.Config{}
+	config.OS, config.Architecture, config.RootFS.Type = "linux", runtime.GOARCH, "layers"
+	config.Config.Env = []string{"PATH=/bin"}
+	manifest := image.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	manifest.SchemaVersion = 2
+	for _, data := range layers {
+		d := add(ocispec.MediaTypeImageLayer, data)
+		manifest.Layers = append(manifest.Layers, d)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, d.Digest)
+	}
+	manifest.Config = add(ocispec.MediaTypeImageConfig, encode(config))
+	index := image.Index{MediaType: ocispec.MediaTypeImageIndex}
+	index.SchemaVersion = 2
+	index.Manifests = []image.Descriptor{add(ocispec.MediaTypeImageManifest, encode(manifest))}
+	_, closeErr := w.Close(bytes.NewReader(encode(index)))
+	return errors.Join(err, closeErr)
 }
 
 // demoLayers makes the layers from the shell of the machine.
