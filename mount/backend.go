@@ -100,6 +100,7 @@ type attempt struct {
 	// admitted: somebody has looked at f, so it has to be that file and not its path.
 	admitted bool
 	server   *Server
+	note     string // about how it was done, for Why
 	errs     []error
 	last     []string // in a few words, for Why
 }
@@ -125,6 +126,9 @@ func (a *attempt) best(root bool) (*Mounted, error) {
 }
 
 func (a *attempt) done(b Backend, why string) *Mounted {
+	if a.note != "" {
+		why += " (" + a.note + ")"
+	}
 	return &Mounted{Backend: b, Why: why, Server: a.server}
 }
 
@@ -140,7 +144,7 @@ func (a *attempt) try(b Backend) (err error) {
 	switch b {
 	case BackendKernel:
 		if err = a.check(); err == nil {
-			err = kernel(a.ctx, a.f, a.target, &a.o.Options)
+			a.note, err = kernel(a.ctx, a.f, a.target, &a.o.Options)
 		}
 	case BackendFUSE:
 		var own *os.File

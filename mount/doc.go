@@ -32,6 +32,7 @@
 // (CAP_SYS_ADMIN in the initial user namespace): kernels refuse block file systems to everybody else, in user namespaces
 // too. Our server ([Fuse]) works for everybody; an ordinary user's mount in the initial namespace is made by the set-uid
 // program fusermount3. squashfuse_ll is the third. [Squashfs] is the kernel alone, without a check of the image.
+// Kernels since 5.2 make a mount before it gets a place ([Detached]), and say why they refuse an image; older ones do both at once.
 //
 // # Loop devices
 //

@@ -191,6 +191,16 @@ func (t *joinedTree) readSpan(id NodeID, off int64, n int, e *span) error {
 	return copySpan(b.Tree, node, off, n, e)
 }
 
+func (t *joinedTree) decoding() int32 {
+	var n int32
+	for i := range t.branches {
+		if spans := t.branches[i].spans; spans != nil {
+			n += spans.decoding()
+		}
+	}
+	return n
+}
+
 func (t *joinedTree) Statfs() Statfs {
 	var s Statfs
 	for _, b := range t.branches {

@@ -13,17 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func kernel(ctx context.Context, f *os.File, target string, o *Options) error {
+// kernel returns what there is to be said of how it was done, if that was not the usual way.
+func kernel(ctx context.Context, f *os.File, target string, o *Options) (note string, err error) {
 	d, err := Loop(ctx, f, o)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer d.Close() // the mount keeps it
-	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
-	if err := unix.Mount(d.Path(), target, "squashfs", flags, ""); err != nil {
-		return &fs.PathError{Op: "mount", Path: target, Err: err}
+	m, err := detached(d, f.Name())
+	switch {
+	case err == nil:
+		err = m.MoveTo(target)
+		return "", errors.Join(err, m.Close())
+	case !errors.Is(err, errors.ErrUnsupported):
+		return "", err
 	}
-	return nil
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+	if mountErr := unix.Mount(d.Path(), target, "squashfs", flags, ""); mountErr != nil {
+		return "", &fs.PathError{Op: "mount", Path: target, Err: mountErr}
+	}
+	return "by mount(2), as " + err.Error(), nil
 }
 
 // Unmount removes the mount at target. A symbolic link is not followed. Files that are open in it make it fail with EBUSY,

@@ -53,7 +53,7 @@ func SquashfsFile(ctx context.Context, f *os.File, target string, o *Options) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := kernel(ctx, f, target, o); err != nil {
+	if _, err := kernel(ctx, f, target, o); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -20,11 +20,17 @@ func Loop(context.Context, *os.File, *Options) (*LoopDevice, error) { return nil
 // Unmount is for Linux.
 func Unmount(string) error { return unsupported() }
 
-func kernel(_ context.Context, f *os.File, _ string, o *Options) error {
+// Detached is for Linux.
+func Detached(context.Context, *os.File, *Options) (*DetachedMount, error) { return nil, unsupported() }
+
+// MoveTo is for Linux.
+func (m *DetachedMount) MoveTo(string) error { return unsupported() }
+
+func kernel(_ context.Context, f *os.File, _ string, o *Options) (string, error) {
 	if _, _, err := extent(f, o); err != nil {
-		return err
+		return "", err
 	}
-	return unsupported()
+	return "", unsupported()
 }
 
 func probe(context.Context) []Check {
