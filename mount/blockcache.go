@@ -59,11 +59,14 @@ func newBlockCache(limit int64, blockSize int, decode func([]byte, squashfs.Bloc
 		s.entries = make(map[squashfs.Block]*block)
 		s.ring.prev, s.ring.next = &s.ring, &s.ring
 	}
+	blocks := make([]block, c.slots)
 	// Slots go to the shards by turns, so that what is used first lies together.
 	for i := range c.slots {
 		s := &c.shards[i%shards]
 		at := i * (blockSize + slack)
-		s.link(&block{shard: s, buf: c.arena.data[at : at+blockSize : at+blockSize+slack]})
+		b := &blocks[i]
+		b.shard, b.buf = s, c.arena.data[at:at+blockSize:at+blockSize+slack]
+		s.link(b)
 	}
 	return c
 }

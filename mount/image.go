@@ -33,7 +33,7 @@ func NewTree(r *squashfs.Reader, o *TreeOptions) Tree {
 	t.blocks = newBlockCache(cmp.Or(max(v.CacheSize, 0), 32<<20), r.BlockSize(), r.ReadBlock)
 	t.ahead = newReadAhead(t.blocks, v.ReadAhead)
 	for i := range t.inodes {
-		t.inodes[i].entries = make(map[squashfs.InodeRef]*squashfs.Inode, inodesPerShard)
+		t.inodes[i].entries = make(map[squashfs.InodeRef]*squashfs.Inode) // grows: a short command needs few
 	}
 	return t
 }

@@ -81,6 +81,14 @@ func (o *startFlags) starters(stderr io.Writer, temp string) ([]starter, error) 
 		}
 		add("hpcimg, SIF by loop, checked", false, o.hpcimg, "exec", "--backend", "kernel", o.sif, "true")
 		add("hpcimg, SIF by loop, trusted", false, o.hpcimg, "exec", "--backend", "kernel", "--trust", o.sif, "true")
+		if o.launch != "" {
+			add("launch, SIF by loop, trusted", false, o.launch, "-backend", "kernel", "-trust", o.sif, "true")
+		}
+	}
+	if o.sqfs != "" {
+		// What of it is the kernel's, and a few small programs'. The mount goes with its namespace.
+		const script = `mount -t squashfs -o loop,ro "$0" "$1" && exec chroot "$1" true`
+		add("mount and chroot, squashfs by loop", false, "unshare", "-m", "sh", "-c", script, o.sqfs, filepath.Join(temp, "mnt"))
 	}
 	add("true, on the host", true, "/bin/true")
 	add("hpcimg help, which starts nothing", true, o.hpcimg, "help")
@@ -164,7 +172,7 @@ func (o *startFlags) measure(ctx context.Context, stderr io.Writer) ([]*startRes
 		return nil, err
 	}
 	defer os.RemoveAll(temp)
-	for _, dir := range []string{"run", "crun"} {
+	for _, dir := range []string{"run", "crun", "mnt"} {
 		name := filepath.Join(temp, dir)
 		if err := os.Mkdir(name, 0o700); err != nil {
 			return nil, err
