@@ -168,3 +168,22 @@ func TestImageBindErrors(t *testing.T) {
 		t.Errorf("relative: %v", err)
 	}
 }
+
+// TestKernelReason has the kernel refuse an image: the error says what the kernel has against it.
+func TestKernelReason(t *testing.T) {
+	t.Parallel()
+	oracle.Root(t)
+	image := dataImage(t, "x")
+	info, err := os.Stat(image)
+	mustAll(t, err)
+	plan, err := hpcrun.Compile(t.Context(), &hpcrun.Spec{Image: hpcrun.Image{Path: image, Backend: hpcrun.BackendKernel}, Args: []string{"true"}})
+	mustAll(t, err)
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	mustAll(t, err)
+	_, err = f.WriteAt([]byte{9}, 28) // the version of the format
+	mustAll(t, err, f.Close(), os.Chtimes(image, info.ModTime(), info.ModTime()))
+	_, err = plan.Start(t.Context(), nil)
+	if e, ok := errors.AsType[*hpcrun.SetupError](err); !ok || !strings.Contains(e.Advice, "Major/Minor mismatch") || !strings.Contains(err.Error(), "kernel says") {
+		t.Errorf("%v", err)
+	}
+}

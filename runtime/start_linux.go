@@ -8,6 +8,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -97,9 +98,28 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 		}
 	}
 	if err := proc.ready(ctx, child); err != nil {
-		return nil, err
+		return nil, p.reason(ctx, err)
 	}
 	return proc, nil
+}
+
+// reason adds what the kernel has against an image that it has refused to mount. Only a mount of another kind than that of the
+// table tells.
+func (p *Plan) reason(ctx context.Context, err error) error {
+	e, ok := errors.AsType[*SetupError](err)
+	if !ok || p.backend != BackendKernel || !errors.Is(e, unix.EINVAL) || !strings.Contains(e.Call, `"squashfs"`) {
+		return err
+	}
+	m, mountErr := mount.Detached(ctx, p.file, &mount.Options{Offset: p.offset, Size: p.size})
+	if mountErr == nil {
+		_ = m.Close()
+		return err
+	}
+	if path, ok := errors.AsType[*fs.PathError](mountErr); ok {
+		mountErr = path.Err
+	}
+	e.Advice = "the kernel says: " + mountErr.Error()
+	return err
 }
 
 // ready waits until the command is executed. Without it, nothing of the process remains.
