@@ -1,12 +1,16 @@
 package runtime_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"hpcimg/internal/oracle"
@@ -114,4 +118,39 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s: %d, want %d", test.name, got, test.want)
 		}
 	}
+}
+
+// TestNoMemfd has a host that forbids programs in memory, which a PID namespace can be: commands run all the same, and who insists on such a
+// program is told.
+func TestNoMemfd(t *testing.T) {
+	t.Parallel()
+	oracle.Root(t)
+	cmd := exec.Command("/proc/self/exe", rootDir())
+	cmd.Env = []string{helpVar + "=noexec"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	out, err := cmd.CombinedOutput()
+	if want := "ran by fork\nunsupported\n"; err != nil || string(out) != want {
+		t.Errorf("%q, %v, want %q", out, err, want)
+	}
+}
+
+func withoutMemfd() int {
+	if err := os.WriteFile("/proc/sys/vm/memfd_noexec", []byte("2"), 0); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1]}, Args: sh("printf 'ran '"), Env: []string{"PATH=/bin"}}
+	cmd := hpcrun.NewCmd(&spec)
+	out, err := cmd.Output(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Printf("%sby %s\n", out, cmd.Process.Executor())
+	if err := (&hpcrun.Cmd{Spec: &spec, Executor: hpcrun.ExecutorMemfd}).Run(context.Background()); errors.Is(err, errors.ErrUnsupported) {
+		fmt.Println("unsupported")
+	} else {
+		fmt.Println(err)
+	}
+	return 0
 }

@@ -221,6 +221,9 @@ func help() int {
 		}
 		return hpcrun.ExitCode(err)
 	}
+	if os.Getenv(helpVar) == "noexec" {
+		return withoutMemfd()
+	}
 	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1], Backend: hpcrun.Backend(os.Args[2]), FUSEDevice: os.Getenv("HPCIMG_FUSE")}, Args: []string{"sleep", "1000"}}
 	var o hpcrun.StartOptions
 	if dir := os.Getenv(sessionVar); dir != "" {
