@@ -22,7 +22,7 @@ type reader struct {
 	fd      int // its own clone of the device, or the first
 	tid     atomic.Int32
 	turn    bool // to read
-	kept    bool // the turn, during something that took long
+	long    bool // what is being answered is known to take long
 	buf     []byte
 	r       reply
 	iov     []unix.Iovec
@@ -38,13 +38,11 @@ const (
 	// slowAnswer is what an answer takes that should not have kept others waiting, and carefully for how many others the turn is passed on then.
 	slowAnswer = time.Millisecond
 	carefully  = 64
-	// contention is for how many things that take long the turn is passed on after somebody has had to wait.
-	contention = 4
 )
 
 func newReader(s *Server, fd int) *reader {
 	r := &reader{s: s, fd: fd, buf: make([]byte, wire.RequestSize), iov: make([]unix.Iovec, 0, 16)}
-	r.r.body.slow = r.long
+	r.r.body.slow = func() { r.long = true; r.pass() }
 	return r
 }
 
@@ -65,22 +63,7 @@ func (r *reader) run() error {
 	}
 }
 
-// long is called before something that takes as long as decoding a block does. Another thread reads meanwhile if there is a
-// request, or was one the last times: a process that waits for each of its requests does better without.
-func (r *reader) long() {
-	switch {
-	case !r.turn:
-	case r.s.contended.Load() > 0:
-		r.s.contended.Add(-1)
-		r.pass()
-	case r.pending():
-		r.pass()
-	default:
-		r.kept = true
-	}
-}
-
-// pass lets another thread read.
+// pass lets another thread read, before something that takes as long as decoding a block does.
 func (r *reader) pass() {
 	if !r.turn {
 		return
@@ -99,9 +82,6 @@ func (r *reader) one() (more bool, err error) {
 	switch {
 	case err == nil && n > 0:
 		r.s.mounted.Store(true)
-		if r.s.working.Load() > 0 {
-			r.s.contended.Store(contention)
-		}
 		r.answer(r.buf[:n])
 	case err == nil, errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED):
 		return false, nil
@@ -119,12 +99,6 @@ func (r *reader) one() (more bool, err error) {
 
 // read waits for a request. Close finds the thread by the number that is noted here.
 func (r *reader) read() (int, error) {
-	if r.kept {
-		r.kept = false
-		if r.pending() {
-			r.s.contended.Store(contention)
-		}
-	}
 	if now := time.Now(); now.Sub(r.yielded) > yieldEvery {
 		r.yielded = now
 		runtime.Gosched()
@@ -165,9 +139,10 @@ func (r *reader) answer(msg []byte) {
 		r.s.careful.Add(-1)
 		r.pass()
 	}
+	r.long = false
 	begin := time.Now()
 	send := r.s.a.answer(msg, &r.r)
-	if r.turn && time.Since(begin) > slowAnswer {
+	if !r.long && time.Since(begin) > slowAnswer {
 		r.s.careful.Store(carefully)
 	}
 	if send {

@@ -21,14 +21,13 @@ type Server struct {
 	threads int
 	first   int // the descriptor that was handed over
 
-	turn      chan struct{} // has an element while no thread reads
-	idle      atomic.Int32  // threads that wait for their turn
-	working   atomic.Int32  // threads with a request that takes long
-	contended atomic.Int32  // for how many things that take long the turn is passed on
-	careful   atomic.Int32  // how many requests are expected to take long
-	procs     int32
-	mounted   atomic.Bool
-	done      chan struct{}
+	turn    chan struct{} // has an element while no thread reads
+	idle    atomic.Int32  // threads that wait for their turn
+	working atomic.Int32  // threads with a request that takes long
+	careful atomic.Int32  // how many requests are expected to take long
+	procs   int32
+	mounted atomic.Bool
+	done    chan struct{}
 
 	own *ownMount // nil if somebody else has mounted it
 

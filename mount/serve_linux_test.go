@@ -260,6 +260,70 @@ func TestServeDamage(t *testing.T) {
 	}
 }
 
+// TestServeSlowSource has a block that does not come: what lies elsewhere is read meanwhile.
+func TestServeSlowSource(t *testing.T) {
+	image := writeImage(t, sample(), nil)
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := &heldSource{ReaderAt: f, at: firstBlock(t, image, "a/big", 0), asked: make(chan struct{}), let: make(chan struct{})}
+	r, err := squashfs.NewReader(source, info.Size(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := serve(t, mount.NewTree(r, nil), nil)
+	slow := make(chan []byte, 1)
+	go func() {
+		data, _ := os.ReadFile(dir + "/a/big")
+		slow <- data
+	}()
+	<-source.asked
+	others := make(chan error, 1)
+	go func() {
+		_, statErr := os.Lstat(dir + "/a/attrs")
+		data, err := os.ReadFile(dir + "/a/noise")
+		if !bytes.Equal(data, testtree.Bytes(1, 300_001)) {
+			err = errors.Join(err, errors.New("another file has other contents"))
+		}
+		others <- errors.Join(statErr, err)
+	}()
+	select {
+	case err := <-others:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("everybody waits for one block")
+	}
+	close(source.let)
+	if data := <-slow; !bytes.Equal(data, testtree.Text(1, 3_000_000)) {
+		t.Error("the file whose block was late has other contents")
+	}
+}
+
+// heldSource does not read at one place before it is let.
+type heldSource struct {
+	io.ReaderAt
+	at    int64
+	once  sync.Once
+	asked chan struct{}
+	let   chan struct{}
+}
+
+func (s *heldSource) ReadAt(p []byte, off int64) (int, error) {
+	if off == s.at {
+		s.once.Do(func() { close(s.asked) })
+		<-s.let
+	}
+	return s.ReaderAt.ReadAt(p, off)
+}
+
 func mustOpen(t *testing.T, name string) *os.File {
 	t.Helper()
 	f, err := os.Open(name)
