@@ -39,7 +39,6 @@ type assembly struct {
 	root    squashfs.PackID
 	files   map[int32]*squashfs.Content // by merge.Inode.Added
 	bundle  *index.Bundle               // for the next version of the image, or nil
-	parts   []shelved                   // segments in it
 	rest    io.WriterAt                 // for all but the segments
 	view    bool                        // they stay where they are
 }
@@ -161,7 +160,7 @@ func (a *assembly) beginBundle(ctx context.Context, offsets []int64) error {
 		if err != nil {
 			return err
 		}
-		a.parts = append(a.parts, part)
+		l.files = &part
 		a.bundle.Layers = append(a.bundle.Layers, index.BundleLayer{
 			LayerKey: index.LayerKey(l.diffID), SegmentKey: index.SegmentKey(a.packKey(l), l.visible), Offset: offsets[i],
 		})
@@ -183,7 +182,7 @@ func (a *assembly) endBundle() (_ []byte, err error) {
 		if b.Layer, err = a.shelf.get(l.onShelf); err != nil {
 			return nil, err
 		}
-		if b.Segment, err = a.shelf.get(a.parts[i]); err != nil {
+		if b.Segment, err = a.shelf.get(*l.files); err != nil {
 			return nil, err
 		}
 		i++

@@ -53,7 +53,7 @@
 // devices, the number of entries and the number of bytes are bounded, the last two by
 // [Limits]. The media type of a layer is not believed: its first bytes say how it is
 // compressed. Memory is a few megabytes for each worker and pipe, and what the names
-// and attributes of the image take, some 180 bytes each. While a conversion lasts, garbage is
+// and attributes of the image take, some 135 bytes each. While a conversion lasts, garbage is
 // collected more often than it would be: as soon as there may be 24 MB of it, unless the process has
 // so much else in memory that looking through it takes long.
 //

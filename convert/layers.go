@@ -44,6 +44,7 @@ type layerState struct {
 	stored  []byte // known, encoded, once somebody has asked for it and unless it is on the shelf
 	shelved bool
 	onShelf shelved
+	files   *shelved // the segment's index, if it is on the shelf
 }
 
 // recallLayers looks for the indexes of layers that somebody has read before.

@@ -37,10 +37,10 @@ var (
 // memoryChildEnv makes TestMemoryChild convert: "<layout> <destination> <cache or -> <image to reuse or ->".
 const memoryChildEnv = "HPCIMG_CONVERT_MEMORY_CHILD"
 
-// What a conversion may have resident, in bytes: so much whatever the image, and so much for each entry. With a million entries that is 256 MB.
+// What a conversion may have resident, in bytes: so much whatever the image, and so much for each entry. With a million entries that is 210 MB.
 const (
-	memoryBase  = 80e6
-	memoryEntry = 176
+	memoryBase  = 75e6
+	memoryEntry = 135
 )
 
 // TestMemory converts an image of many small files in processes of their own: from its layers, from its layers into a cache, from

@@ -102,7 +102,7 @@ type OCIOptions struct {
 	Prioritized []string
 }
 
-// Limits bound what a source may cost. What is more is a *LimitError. A conversion of many small files takes some 180 bytes of
+// Limits bound what a source may cost. What is more is a *LimitError. A conversion of many small files takes some 135 bytes of
 // memory for each entry at most, of names no longer than usual.
 type Limits struct {
 	Entries int64 // of all layers together; default 5,000,000

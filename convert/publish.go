@@ -74,19 +74,23 @@ func (j *job) publishSegment(l *layerState) {
 	if s.writer == nil {
 		return
 	}
-	w, known := s.writer, s.Segment
+	w, size, encode := s.writer, s.Pack.Size, s.Encode
+	if l.files != nil {
+		files := *l.files
+		encode = func() ([]byte, error) { return j.shelf.get(files) }
+	}
 	s.writer = nil
 	key := index.SegmentKey(j.packKey(l), l.visible)
 	j.publisher.run(func() error {
 		defer w.Abort()
-		meta, err := known.Encode()
+		meta, err := encode()
 		if err != nil {
 			return err
 		}
 		if err := w.SetKey(key); err != nil {
 			return err
 		}
-		e, err := w.Commit(context.Background(), known.Pack.Size, meta)
+		e, err := w.Commit(context.Background(), size, meta)
 		if err != nil {
 			return err
 		}
