@@ -26,6 +26,8 @@ type session struct {
 	mu     sync.Mutex
 	leads  map[string]*lead
 	closed bool
+	// holders are the Session itself, until Close, and who follows a leader: the last one closes dir.
+	holders int
 	// guests counts connections of those who have joined; quiet is closed and replaced when there are none any more.
 	guests int
 	quiet  chan struct{}
@@ -59,7 +61,7 @@ func OpenSession(dir, tag string) (*Session, error) {
 		_ = unix.Close(fd)
 		return nil, &SessionError{Path: dir, Err: err}
 	}
-	s := &Session{session{dir: os.NewFile(uintptr(fd), dir), tag: tag, patience: patience, leads: make(map[string]*lead), quiet: make(chan struct{})}}
+	s := &Session{session{dir: os.NewFile(uintptr(fd), dir), tag: tag, patience: patience, leads: make(map[string]*lead), holders: 1, quiet: make(chan struct{})}}
 	s.sweep()
 	return s, nil
 }
@@ -85,11 +87,32 @@ func (s *Session) Wait(ctx context.Context) error {
 // Close leaves the session. What this process has started goes on.
 func (s *Session) Close() error {
 	s.mu.Lock()
-	leads := s.leads
+	leads, closed := s.leads, s.closed
 	s.leads, s.closed = nil, true
 	s.mu.Unlock()
+	if closed {
+		return s.fail("", os.ErrClosed)
+	}
 	for _, l := range leads {
 		l.close()
+	}
+	return s.letGo()
+}
+
+// hold keeps the directory open until letGo.
+func (s *session) hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holders++
+}
+
+func (s *session) letGo() error {
+	s.mu.Lock()
+	s.holders--
+	last := s.holders == 0
+	s.mu.Unlock()
+	if !last {
+		return nil
 	}
 	return s.dir.Close()
 }

@@ -114,6 +114,7 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 		return nil, err
 	}
 	// From now on: if the leader ends while the command is being executed, somebody has to serve its image.
+	o.Session.hold()
 	go o.Session.follow(p, m, proc)
 	if err := proc.ready(ctx, child); err != nil {
 		return nil, err
@@ -124,6 +125,7 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 // follow stays in touch with the leader as long as the process runs. When the leader leaves before that, this process
 // takes its place, or follows whoever does.
 func (s *session) follow(p *Plan, m *membership, proc *Process) {
+	defer func() { _ = s.letGo() }()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
