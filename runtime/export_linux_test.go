@@ -2,7 +2,10 @@ package runtime
 
 import (
 	"context"
+	"slices"
 	"time"
+
+	"hpcimg/internal/fork"
 )
 
 // Facts are what a plan depends on besides specification and image.
@@ -21,6 +24,19 @@ func CompileOn(ctx context.Context, spec *Spec, f Facts) (*Plan, error) {
 
 // WithLine is withLines for one line.
 func WithLine(file, line string) string { return string(withLines([]byte(file), []string{line})) }
+
+// Calls are those of the plan.
+func (p *Plan) Calls() []fork.Call { return p.calls }
+
+// Inject returns the plan with a filter of system calls in front of call i.
+func (p *Plan) Inject(i int, filter []byte) *Plan {
+	changed := *p
+	changed.calls = slices.Insert(slices.Clone(p.calls), i, fork.NoNewPrivs(), fork.Seccomp(filter))
+	if p.extracted >= i {
+		changed.extracted += 2
+	}
+	return &changed
+}
 
 // KeyOf is the name that the files of a plan's session have.
 func (s *Session) KeyOf(p *Plan) string { return s.key(p) }

@@ -77,7 +77,15 @@ func (p *Plan) fill(ctx context.Context, socket *os.File) error {
 	if err := p.unpack(ctx, root); err != nil {
 		return fmt.Errorf("unpack the image into memory: %w", err)
 	}
-	_, err = socket.Write([]byte{0})
+	return goOn(socket)
+}
+
+// goOn lets the child go on. One that does not listen any more has failed, and its own error is the better one.
+func goOn(socket *os.File) error {
+	_, err := socket.Write([]byte{0})
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return errNoDescriptor
+	}
 	return err
 }
 

@@ -133,6 +133,5 @@ func (p *Plan) applyMaps(ctx context.Context, pid int, socket *os.File) error {
 			return fmt.Errorf("%s: %w: %s (is it set-uid root, and does %s have a line for this user?)", tool, err, bytes.TrimSpace(out), subFiles[i])
 		}
 	}
-	_, err := socket.Write([]byte{0})
-	return err
+	return goOn(socket)
 }
