@@ -153,7 +153,7 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 	switch err = errors.Join(err, recvErr); {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case err == nil && n != 1:
+	case err == nil && n != 1, errors.Is(err, unix.ECONNRESET): // which is the end for who has not read all that was written to it
 		err = errNoDescriptor
 	}
 	if err == nil {
