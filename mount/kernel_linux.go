@@ -21,11 +21,16 @@ func kernel(ctx context.Context, f *os.File, target string, o *Options) (note st
 	}
 	defer d.Close() // the mount keeps it
 	m, err := detached(d, f.Name())
+	if err == nil {
+		err = errors.Join(m.MoveTo(target), m.Close())
+	}
 	switch {
 	case err == nil:
-		err = m.MoveTo(target)
-		return "", errors.Join(err, m.Close())
+		return "", nil
 	case !errors.Is(err, errors.ErrUnsupported):
+		if path, ok := errors.AsType[*fs.PathError](err); ok { // whichever call it was of those that are a mount together
+			err = &fs.PathError{Op: "mount", Path: target, Err: path.Err}
+		}
 		return "", err
 	}
 	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV

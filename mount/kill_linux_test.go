@@ -235,10 +235,11 @@ func helperNamespace(args []string) error {
 	}
 	probe := as(helper("probe"))
 	probe.Path = program
+	probe.Env = append(probe.Env, "TMPDIR="+filepath.Dir(target))
 	if out, err := probe.Output(); err != nil || !strings.Contains(string(out), "fusermount3: true  \n") {
 		return fmt.Errorf("the user's probe says %q, %w", out, err)
 	}
-	if left, err := filepath.Glob(os.TempDir() + "/hpcimg-mount-*"); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(filepath.Dir(target) + "/hpcimg-mount-*"); err != nil || len(left) > 0 {
 		return fmt.Errorf("the probe has left %q, %w", left, err)
 	}
 	for _, end := range []string{"unmount", "kill"} {
