@@ -245,6 +245,23 @@ func posixTelldir(t *testing.T, dir string) {
 	}
 }
 
+// throughFile returns a copy of data that a system call has made.
+func throughFile(t *testing.T, data []byte) []byte {
+	f, err := os.Create(t.TempDir() + "/mapped")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	mapped := make([]byte, len(data))
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ReadAt(mapped, 0); err != nil {
+		t.Fatal(err)
+	}
+	return mapped
+}
+
 // posixReading gets at contents in the ways that there are.
 func posixReading(t *testing.T, dir string) {
 	want := testtree.Bytes(1, 300_001)
@@ -259,10 +276,13 @@ func posixReading(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(data[:len(want)], want) {
+	// A page fault of Go code keeps its processor and holds up the collector, and the server is in this process. One in a system call
+	// does not.
+	mapped := throughFile(t, data)
+	if !bytes.Equal(mapped[:len(want)], want) {
 		t.Error("mmap: other contents")
 	}
-	if !bytes.Equal(data[len(want):], make([]byte, len(data)-len(want))) {
+	if !bytes.Equal(mapped[len(want):], make([]byte, len(data)-len(want))) {
 		t.Error("mmap: something behind the end")
 	}
 	if err := unix.Munmap(data); err != nil {
