@@ -136,6 +136,9 @@ func helperMount(ctx context.Context, source, target string, o *FuseOptions) (_ 
 	own := &ownMount{watcher: watcher, unmount: func() error { return helperUnmount(program, target, true) }}
 	dev, err := requestMount(ctx, program, source, target, o)
 	if err != nil {
+		if ctx.Err() != nil {
+			_ = own.unmount() // it may have come so far
+		}
 		return nil, nil, errors.Join(err, own.ended())
 	}
 	return dev, own, nil

@@ -25,6 +25,9 @@ func (p *prober) helper() error {
 	if err != nil {
 		return err
 	}
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
 	if p.root {
 		return p.helperInChild(program)
 	}
