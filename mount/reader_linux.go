@@ -16,13 +16,15 @@ import (
 
 // reader is a thread that reads requests and answers them. One at a time has the turn to read. It keeps it while what it answers
 // is quick, and passes it on before anything that is not: of several threads that wait in the kernel each request would wake
-// another one, and each of them keeps a processor from the rest of the program until the Go runtime takes it away.
+// another one, and each of them keeps a processor from the rest of the program until the Go runtime takes it away. The watch
+// passes it on for one that turns out not to be quick: whoever reads tables of an image may wait for its disk.
 type reader struct {
 	s       *Server
 	fd      int // its own clone of the device, or the first
 	tid     atomic.Int32
-	turn    bool // to read
-	long    bool // what is being answered is known to take long
+	turn    atomic.Bool   // to read
+	begun   atomic.Uint64 // odd while it answers a request
+	long    bool          // what is being answered is known to take long
 	buf     []byte
 	r       reply
 	iov     []unix.Iovec
@@ -52,10 +54,14 @@ func (r *reader) run() error {
 		r.s.idle.Add(1)
 		<-r.s.turn
 		r.s.idle.Add(-1)
-		r.turn = true
-		for r.turn {
+		r.turn.Store(true)
+		for r.turn.Load() {
 			if more, err := r.one(); !more {
-				r.s.turn <- struct{}{} // the others find the same
+				if r.turn.CompareAndSwap(true, false) {
+					r.s.turn <- struct{}{} // the others find the same
+				} else {
+					r.s.working.Add(-1)
+				}
 				return err
 			}
 		}
@@ -65,10 +71,9 @@ func (r *reader) run() error {
 
 // pass lets another thread read, before something that takes as long as decoding a block does.
 func (r *reader) pass() {
-	if !r.turn {
+	if !r.turn.CompareAndSwap(true, false) {
 		return
 	}
-	r.turn = false
 	r.s.working.Add(1)
 	if r.s.idle.Load() == 0 {
 		r.s.more()
@@ -141,7 +146,10 @@ func (r *reader) answer(msg []byte) {
 	}
 	r.long = false
 	begin := time.Now()
+	r.begun.Add(1)
+	r.s.watched()
 	send := r.s.a.answer(msg, &r.r)
+	r.begun.Add(1)
 	if !r.long && time.Since(begin) > slowAnswer {
 		r.s.careful.Store(carefully)
 	}

@@ -26,6 +26,7 @@ type Server struct {
 	working atomic.Int32  // threads with a request that takes long
 	careful atomic.Int32  // how many requests are expected to take long
 	procs   int32
+	watch   atomic.Bool // there is somebody who watches
 	mounted atomic.Bool
 	done    chan struct{}
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,7 +181,7 @@ func TestServeClose(t *testing.T) {
 	if d := time.Since(start); d > 5*time.Second {
 		t.Errorf("closing took %v", d)
 	}
-	if _, err := os.ReadDir(dir + "/many"); !errors.Is(err, unix.ENOTCONN) {
+	if _, err := os.ReadDir(dir + "/lots"); !errors.Is(err, unix.ENOTCONN) {
 		t.Errorf("after the end of the server: %v", err)
 	}
 	if _, err := f.ReadAt(make([]byte, 10), 2_500_000); err == nil {
@@ -305,6 +307,67 @@ func TestServeSlowSource(t *testing.T) {
 	if data := <-slow; !bytes.Equal(data, testtree.Text(1, 3_000_000)) {
 		t.Error("the file whose block was late has other contents")
 	}
+}
+
+// TestServeSlowTables has a part of a directory that does not come: what needs nothing of the image is answered meanwhile.
+func TestServeSlowTables(t *testing.T) {
+	tree := sample()
+	for i := range 20_000 {
+		tree = append(tree, testtree.File(fmt.Sprintf("lots/%x-%d", i*7919%65536, i), 0o644, ""))
+	}
+	image := writeImage(t, tree, nil)
+	f := mustOpen(t, image)
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := &stalledSource{ReaderAt: f, asked: make(chan struct{}), let: make(chan struct{})}
+	r, err := squashfs.NewReader(source, info.Size(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := serve(t, mount.NewTree(r, nil), nil)
+	time.Sleep(time.Second) // by now, nobody watches
+	source.stall.Store(true)
+	slow := make(chan int, 1)
+	go func() {
+		names, _ := os.ReadDir(dir + "/lots")
+		slow <- len(names)
+	}()
+	<-source.asked
+	other := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t
+		other <- unix.Statfs(dir, &st)
+	}()
+	select {
+	case err := <-other:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("everybody waits for one directory")
+	}
+	close(source.let)
+	if n := <-slow; n != 20_000 {
+		t.Errorf("the directory that was late has %d entries", n)
+	}
+}
+
+// stalledSource does not read the first time after it was told to stall, before it is let.
+type stalledSource struct {
+	io.ReaderAt
+	stall atomic.Bool
+	asked chan struct{}
+	let   chan struct{}
+}
+
+func (s *stalledSource) ReadAt(p []byte, off int64) (int, error) {
+	if s.stall.CompareAndSwap(true, false) {
+		close(s.asked)
+		<-s.let
+	}
+	return s.ReaderAt.ReadAt(p, off)
 }
 
 // heldSource does not read at one place before it is let.
