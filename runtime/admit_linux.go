@@ -6,8 +6,23 @@ import (
 	"os"
 )
 
-// ask has somebody else decide about the open file that is going to be used.
+// ask has somebody else decide about the open files that are going to be used.
 func (p *Plan) ask(ctx context.Context) error {
+	if err := p.askImage(ctx); err != nil || p.admitOthers == nil {
+		return err
+	}
+	for _, x := range p.extras {
+		if err := p.admitOthers(ctx, x.file, x.offset, x.size); err != nil {
+			return err
+		}
+		if err := x.unwritten(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plan) askImage(ctx context.Context) error {
 	if p.admit == nil {
 		return nil
 	}

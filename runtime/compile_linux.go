@@ -112,7 +112,7 @@ func (c *compiler) openImage() error {
 		f.Close()
 		return err
 	}
-	c.plan.image, c.plan.identity, c.plan.admit = name, identityOf(info), img.Admit
+	c.plan.image, c.plan.identity, c.plan.admit, c.plan.admitOthers = name, identityOf(info), img.Admit, c.spec.AdmitOthers
 	if info.IsDir() {
 		c.image = &dirImage{dir: f}
 		c.plan.backend = BackendDirectory

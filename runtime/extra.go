@@ -15,6 +15,8 @@ type extra struct {
 	path     string
 	file     *os.File
 	identity identity
+	offset   int64
+	size     int64
 	reader   *squashfs.Reader
 	tree     mount.Tree
 }

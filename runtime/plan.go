@@ -24,6 +24,7 @@ type Plan struct {
 	backend      Backend
 	extractDir   string
 	admit        func(ctx context.Context, f *os.File, offset, size int64) error
+	admitOthers  func(ctx context.Context, f *os.File, offset, size int64) error
 	tree         mount.Tree // what BackendFUSE serves
 	owner        func(uid, gid uint32) (uint32, uint32)
 	nodes        []mount.Node // what the tree has besides the image

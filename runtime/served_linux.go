@@ -25,7 +25,7 @@ func (c *compiler) addExtra(name string) (*extra, error) {
 	if why := c.obstacle(BackendFUSE); why != "" {
 		return nil, &fs.PathError{Op: "serve", Path: name, Err: fmt.Errorf("an image that is laid over another or bound is served through FUSE: %s: %w", why, errors.ErrUnsupported)}
 	}
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // it may be a pipe that nobody writes to
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,7 @@ func (x *extra) open() error {
 	case !errors.Is(err, sif.ErrFormat):
 		return err
 	}
+	x.offset, x.size = offset, size
 	if x.reader, err = squashfs.NewReader(io.NewSectionReader(x.file, offset, size), size, nil); err == nil {
 		x.tree = mount.NewTree(x.reader, nil)
 	}

@@ -3,11 +3,14 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"hpcimg/internal/oracle"
 	hpcrun "hpcimg/runtime"
@@ -121,18 +124,53 @@ func TestImageSession(t *testing.T) {
 	_, _ = leader.Wait()
 }
 
+// TestAdmitOthers has somebody asked about images that are bound and laid over another, before anything runs.
+func TestAdmitOthers(t *testing.T) {
+	t.Parallel()
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: rootDir()}, Env: []string{"PATH=/bin"}, Args: sh("cat /data/deep/file")}
+	withFUSE(t, &spec)
+	bound, over := dataImage(t, "bound"), dataImage(t, "over")
+	spec.Binds = []hpcrun.Bind{{Source: bound, Target: "/data", ImageDir: "/set"}}
+	spec.Overlay.Layers = []string{over}
+	refused := errors.New("not this one")
+	for _, refuse := range []string{"", bound, over} {
+		var asked []string
+		spec.AdmitOthers = func(_ context.Context, f *os.File, offset, size int64) error {
+			info, err := f.Stat()
+			if err != nil || offset != 0 || size != info.Size() {
+				return fmt.Errorf("bytes %d of %d of %s, %w", offset, size, f.Name(), err)
+			}
+			asked = append(asked, f.Name())
+			if f.Name() == refuse {
+				return refused
+			}
+			return nil
+		}
+		out, err := (&hpcrun.Cmd{Spec: &spec}).Output(t.Context())
+		if refuse == "" {
+			if err != nil || string(out) != "bound\n" || len(asked) != 2 {
+				t.Errorf("%q, %v, asked about %v", out, err, asked)
+			}
+		} else if !errors.Is(err, refused) || len(out) > 0 {
+			t.Errorf("%s: %q, %v", refuse, out, err)
+		}
+	}
+}
+
 func TestImageBindErrors(t *testing.T) {
 	t.Parallel()
 	spec := hpcrun.Spec{Image: hpcrun.Image{Path: rootDir()}, Args: []string{"true"}}
 	withFUSE(t, &spec)
 	image, junk := dataImage(t, "x"), filepath.Join(t.TempDir(), "junk")
-	mustAll(t, os.WriteFile(junk, make([]byte, 8192), 0o644))
+	pipe := junk + ".pipe"
+	mustAll(t, os.WriteFile(junk, make([]byte, 8192), 0o644), unix.Mkfifo(pipe, 0o644))
 	for name, test := range map[string]struct {
 		bind hpcrun.Bind
 		is   error
 	}{
 		"no image":      {hpcrun.Bind{Source: junk, Target: "/mnt", ImageDir: "/"}, squashfs.ErrFormat},
 		"a directory":   {hpcrun.Bind{Source: t.TempDir(), Target: "/mnt", ImageDir: "/"}, nil},
+		"a pipe":        {hpcrun.Bind{Source: pipe, Target: "/mnt", ImageDir: "/"}, nil},
 		"absent":        {hpcrun.Bind{Source: junk + "x", Target: "/mnt", ImageDir: "/"}, fs.ErrNotExist},
 		"nothing there": {hpcrun.Bind{Source: image, Target: "/mnt", ImageDir: "/set/none"}, fs.ErrNotExist},
 		"dangling":      {hpcrun.Bind{Source: image, Target: "/mnt", ImageDir: "/dangling"}, fs.ErrNotExist},

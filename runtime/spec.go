@@ -59,6 +59,9 @@ type Spec struct {
 	Limits []Limit
 	// Umask is the file mode creation mask, a number up to 0777; nil means the caller's.
 	Umask *fs.FileMode
+	// AdmitOthers is asked as Image.Admit is, about each image that is laid over the one that the command runs in (Overlay), or bound of
+	// (Bind.ImageDir). Nil admits everything.
+	AdmitOthers func(ctx context.Context, f *os.File, offset, size int64) error
 	// Logger gets decisions at Debug level; nil means none.
 	Logger *slog.Logger
 }

@@ -103,6 +103,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 				return setupError(err)
 			}
 		}
+		spec.AdmitOthers = f.admitOther
 		if e.dryRun {
 			return dryRun(cmd, spec)
 		}

@@ -73,6 +73,15 @@ func (f *flags) admit(l *localImage) (func(context.Context, *os.File, int64, int
 	}, nil
 }
 
+// admitOther is admit for an image that is laid over another one, or bound.
+func (f *flags) admitOther(ctx context.Context, file *os.File, offset, size int64) error {
+	policies, err := f.policies()
+	if err != nil {
+		return err
+	}
+	return f.checkFile(ctx, policies, file, offset, size)
+}
+
 func (f *flags) checkFile(ctx context.Context, policies []*policy.Policy, file *os.File, offset, size int64) error {
 	for _, p := range policies {
 		d, err := p.CheckFile(ctx, file, offset, size)

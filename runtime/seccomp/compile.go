@@ -63,6 +63,7 @@ func Compile(data []byte, o *Options) (*Filter, error) {
 	}
 	verdicts := make(map[int]*verdict)
 	ignored := make(map[string]bool)
+	kept := 0
 	for i := range p.Syscalls {
 		where := fmt.Sprintf("syscalls[%d]", i)
 		names, rules, err := p.Syscalls[i].rules(where, &v)
@@ -75,6 +76,9 @@ func Compile(data []byte, o *Options) (*Filter, error) {
 				ignored[name] = true
 			}
 			if known && n[m.column] >= 0 {
+				if kept += len(rules); kept > maxKept {
+					return nil, &LimitError{What: "rules", Limit: maxKept}
+				}
 				add(verdicts, int(n[m.column]), rules, otherwise)
 			}
 		}
@@ -93,8 +97,12 @@ func Compile(data []byte, o *Options) (*Filter, error) {
 	return f, nil
 }
 
-// maxRules bounds what is kept for one call, which the kernel could not run anyway.
-const maxRules = 4096
+const (
+	// maxRules bounds what is kept for one call, which the kernel could not run anyway.
+	maxRules = 4096
+	// maxKept bounds what is kept for all. Calls with the same rules can share instructions, so that there may be more rules than those.
+	maxKept = 1 << 17
+)
 
 func add(verdicts map[int]*verdict, nr int, rules []rule, otherwise action) {
 	d := verdicts[nr]

@@ -197,6 +197,7 @@ func (g *group) applies(o *Options) (bool, error) {
 		if tooNew, err = kernelAtLeast(o.Kernel, g.Excludes.MinKernel); err != nil {
 			return false, err
 		}
+		tooNew = tooNew && o.Kernel != ""
 	}
 	switch {
 	case slices.ContainsFunc(g.Includes.Caps, missing), slices.ContainsFunc(g.Excludes.Caps, has),

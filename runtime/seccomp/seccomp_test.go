@@ -210,6 +210,7 @@ func TestContext(t *testing.T) {
 		{"old kernel", `"includes": {"minKernel": "4.8"}`, seccomp.Options{Kernel: "3.10.0"}, false},
 		{"unknown kernel", `"includes": {"minKernel": "4.8"}`, seccomp.Options{}, true},
 		{"excluded kernel", `"excludes": {"minKernel": "4.8"}`, seccomp.Options{Kernel: "6.1"}, false},
+		{"excluded, unknown kernel", `"excludes": {"minKernel": "4.8"}`, seccomp.Options{}, true},
 		{"not excluded kernel", `"excludes": {"minKernel": "4.8"}`, seccomp.Options{Kernel: "4.7"}, true},
 	} {
 		test.options.Arch = "amd64"
@@ -256,8 +257,10 @@ func TestErrors(t *testing.T) {
 	}
 	test := `{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}`
 	for what, profile := range map[string]string{
-		"bytes":        `{"defaultAction": "SCMP_ACT_ALLOW", "comment": "` + strings.Repeat("x", 1<<20) + `"}`,
-		"conditions":   rule(`"names": ["write"], "action": "SCMP_ACT_LOG", "args": [` + test + strings.Repeat(", "+test, 16) + `]`),
+		"bytes":      `{"defaultAction": "SCMP_ACT_ALLOW", "comment": "` + strings.Repeat("x", 1<<20) + `"}`,
+		"conditions": rule(`"names": ["write"], "action": "SCMP_ACT_LOG", "args": [` + test + strings.Repeat(", "+test, 16) + `]`),
+		"rules": `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [` + strings.Repeat(`{"names": ["read"`+strings.Repeat(`, "write"`, 99)+
+			`], "action": "SCMP_ACT_LOG", "args": [`+test+strings.Repeat(", "+test, 15)+`]},`, 90) + `{"names": ["write"], "action": "SCMP_ACT_LOG"}]}`,
 		"instructions": `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [` + strings.Repeat(`{"names": ["write", "read", "close"], "action": "SCMP_ACT_LOG", "args": [`+test+`]},`, 400) + `{"names": ["write"], "action": "SCMP_ACT_LOG"}]}`,
 	} {
 		if _, err := seccomp.Compile([]byte(profile), nil); err == nil || !isLimit(err, what) {
