@@ -43,7 +43,7 @@ func fromOCISIF(f *sif.File) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{config: img.Config(), arch: img.Platform().Architecture, definition: "bootstrap: scratch\n"}
+	s := &Source{config: img.Config(), arch: img.Platform().Architecture, definition: "bootstrap: scratch\n", manifest: img.Descriptor()}
 	for _, l := range img.Layers() {
 		switch media := l.Descriptor.MediaType; {
 		case l.Compression() != image.CompressionUnknown:

@@ -103,6 +103,19 @@ func TestFormOCISIF(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "OCI-SIF", want, listing(t, src, nil))
+	if d, ok := src.Manifest(); !ok || d.Digest.String() != objects[2].Digest() {
+		t.Errorf("the manifest is %v, not %s", d, objects[2].Digest())
+	}
+	if src, err = convert.FromSIF(openSIF(t, plain)); err != nil {
+		t.Fatal(err)
+	}
+	if d, ok := src.Manifest(); ok {
+		t.Errorf("a SIF of another kind has the manifest %v", d)
+	}
+	src, err = convert.FromSIF(f)
+	if err != nil {
+		t.Fatal(err)
+	}
 	_, err = convert.Convert(t.Context(), src, filepath.Join(dir, "x.oci.sif"), &convert.Options{OCI: convert.OCIOptions{Layers: convert.LayersTar}})
 	if !errors.Is(err, convert.ErrForm) {
 		t.Errorf("layers that are tar streams: %v", err)
@@ -215,6 +228,43 @@ func TestOCISIFLayers(t *testing.T) {
 	}
 	if r.Arch != "riscv64" || len(r.Layers) != 3 || len(r.Warnings) != 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestOCISIFReplaced: an OCI-SIF that becomes another one after it was opened is converted to what its manifest was then, or not at all.
+func TestOCISIFReplaced(t *testing.T) {
+	made := func(contents string) []byte {
+		layer := testtree.Tree{testtree.File("f", 0o644, contents)}.Tar(nil)
+		data, err := os.ReadFile(ociSIF{media: []string{ocispec.MediaTypeImageLayer}, layers: [][]byte{layer}, config: foreign}.write(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	a, b := made("one"), made("two")
+	data := bytes.Clone(a)
+	f, err := sif.NewFile(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := convert.OCIImage(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := convert.FromSIF(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a) != len(b) {
+		t.Fatal("the files differ in size")
+	}
+	copy(data, b)
+	if d, ok := src.Manifest(); !ok || d.Digest != img.Descriptor().Digest {
+		t.Errorf("the manifest is %v, not %v", d, img.Descriptor())
+	}
+	_, err = convert.Convert(t.Context(), src, filepath.Join(t.TempDir(), "x.sqfs"), nil)
+	if !errors.Is(err, image.ErrDigest) {
+		t.Errorf("%v", err)
 	}
 }
 

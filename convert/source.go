@@ -26,6 +26,7 @@ type Source struct {
 	// image is what it is made of, if it is one, and reference what that was opened by.
 	image     *image.Image
 	reference string
+	manifest  image.Descriptor // of the image; zero if it is none
 
 	pieces *pieces // in place of layers: the file that the image is, in a registry
 	err    error   // why the image cannot be converted
@@ -63,7 +64,7 @@ type entryReader interface {
 // and stays as it is, to the last byte, unless Options ask for something else than they do by default. Of segments, only those are
 // fetched that are neither in Options.Cache nor in a file of Options.Reuse.
 func FromImage(img *image.Image) *Source {
-	s := &Source{config: img.Config(), arch: img.Platform().Architecture, image: img}
+	s := &Source{config: img.Config(), arch: img.Platform().Architecture, image: img, manifest: img.Descriptor()}
 	if s.pieces, s.err = piecesOf(img); s.pieces == nil || s.pieces.digest == "" {
 		for _, l := range img.Layers() {
 			s.layers = append(s.layers, imageLayer{l})
@@ -72,6 +73,10 @@ func FromImage(img *image.Image) *Source {
 	s.name(img.Reference())
 	return s
 }
+
+// Manifest returns the descriptor of the manifest of the image that a source is, and false for one that is none: a directory, a tar stream or one
+// squashfs. It is what the conversion itself goes by, from which all that it reads of the image is verified, whatever becomes of the file meanwhile.
+func (s *Source) Manifest() (image.Descriptor, bool) { return s.manifest, s.manifest.Digest != "" }
 
 // name records what the image is called.
 func (s *Source) name(ref image.Reference) {

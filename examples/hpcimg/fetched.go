@@ -17,7 +17,7 @@ import (
 	"hpcimg/convert"
 	"hpcimg/image"
 	"hpcimg/image/cache"
-	"hpcimg/sif"
+	"hpcimg/internal/atomicfile"
 	"hpcimg/squashfs"
 )
 
@@ -28,6 +28,10 @@ const (
 	fetchedSuffix = "-1.sif"
 	// usedAgain is how often it is noted that one is used.
 	usedAgain = time.Hour
+	// unfinishedAge is when an unfinished one belongs to nobody, though it cannot be told whether who has begun it lives.
+	unfinishedAge = 24 * time.Hour
+	// layerPrefix begins the names that layers have while they wait for their turn.
+	layerPrefix = ".hpcimg-segment-"
 )
 
 // openImage opens an image to run something in: a local one or, from the cache, a SIF file made of one in layers. What has been asked about already
@@ -68,10 +72,11 @@ func (f *flags) fetched(cmd *cobra.Command, ref string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return f.fetchedFile(cmd.Context(), store, source, manifest)
+	return f.fetchedFile(cmd.Context(), store, source, manifest, nil)
 }
 
-// fetchedLayers is fetched for an OCI-SIF file.
+// fetchedLayers is fetched for an OCI-SIF file. Others may write to it: what has been admitted, what is looked for in the cache and what is put
+// there is the same image, or nothing is run.
 func (f *flags) fetchedLayers(cmd *cobra.Command, ref string) (string, error) {
 	store, err := f.fetchedStore(ref)
 	if err != nil {
@@ -86,23 +91,48 @@ func (f *flags) fetchedLayers(cmd *cobra.Command, ref string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
+	unchanged, err := watchFile(file)
+	if err != nil {
+		return "", err
+	}
 	source, err := f.sifInput(cmd.Context(), file)
 	if err != nil {
 		return "", err
 	}
-	info, err := file.Stat()
-	if err != nil {
+	if err := unchanged(); err != nil {
 		return "", err
 	}
-	container, err := sif.NewFile(file, info.Size())
-	if err != nil {
-		return "", err
+	manifest, ok := source.Manifest()
+	if !ok {
+		return "", fmt.Errorf("%s: replaced while it was opened", path)
 	}
-	img, err := convert.OCIImage(container)
+	return f.fetchedFile(cmd.Context(), store, source, manifest, unchanged)
+}
+
+// watchFile returns what fails once an open file has been changed.
+func watchFile(file *os.File) (unchanged func() error, err error) {
+	before, err := file.Stat()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return f.fetchedFile(cmd.Context(), store, source, img.Descriptor())
+	return func() error {
+		after, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		if before.Size() != after.Size() || !before.ModTime().Equal(after.ModTime()) || changed(before) != changed(after) {
+			return fmt.Errorf("%s: the file was changed while it was read: try again, or make it read-only for others", file.Name())
+		}
+		return nil
+	}, nil
+}
+
+// changed is the time that nobody can set.
+func changed(info fs.FileInfo) syscall.Timespec {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ctim
+	}
+	return syscall.Timespec{}
 }
 
 // fetchedStore opens the cache, without which an image in layers cannot be run.
@@ -114,8 +144,11 @@ func (f *flags) fetchedStore(ref string) (*cache.Cache, error) {
 	return store, err
 }
 
-// fetchedFile returns the path of the SIF file in the cache that an image is, which it makes if need be: once, whoever else wants it.
-func (f *flags) fetchedFile(ctx context.Context, store *cache.Cache, source *convert.Source, manifest image.Descriptor) (string, error) {
+// fetchedFile returns the path of the SIF file in the cache that an image is, which it makes if need be: once, whoever else wants it. The
+// error of unchanged, if that is given, is a reason not to keep it.
+func (f *flags) fetchedFile(
+	ctx context.Context, store *cache.Cache, source *convert.Source, manifest image.Descriptor, unchanged func() error,
+) (string, error) {
 	dir, err := fetchedIn(store)
 	if err != nil {
 		return "", err
@@ -132,7 +165,28 @@ func (f *flags) fetchedFile(ctx context.Context, store *cache.Cache, source *con
 		return path, err
 	}
 	defer release()
-	return path, f.makeFetched(ctx, store, source, path)
+	if unchanged == nil {
+		return path, f.makeFetched(ctx, store, source, path)
+	}
+	return path, f.makeUnchanged(ctx, source, path, unchanged)
+}
+
+// makeUnchanged is makeFetched for a file. What is made of it has a name that nobody looks for until it is known that the file is still the same. Layers
+// of it do not become entries of the cache, since they would be there by then.
+func (f *flags) makeUnchanged(ctx context.Context, source *convert.Source, path string, unchanged func() error) error {
+	temp, err := atomicfile.Mkdir(path, func(stale string) { _ = os.RemoveAll(stale) })
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	made := filepath.Join(temp, "image.sif")
+	if err := f.makeFetched(ctx, nil, source, made); err != nil {
+		return err
+	}
+	if err := unchanged(); err != nil {
+		return err
+	}
+	return os.Rename(made, path)
 }
 
 func (f *flags) makeFetched(ctx context.Context, store *cache.Cache, source *convert.Source, path string) error {
@@ -209,6 +263,11 @@ func cleanFetched(store *cache.Cache, o *cache.CleanOptions, result *cache.Clean
 	if err != nil {
 		return err
 	}
+	left, err := cleanUnfinished(store, o.DryRun)
+	if err != nil {
+		return err
+	}
+	result.Leftovers += left
 	limit := o.MaxSize
 	if limit == 0 && !o.All {
 		limit = defaultKeep
@@ -233,6 +292,33 @@ func cleanFetched(store *cache.Cache, o *cache.CleanOptions, result *cache.Clean
 		result.Removed, result.Freed = append(result.Removed, file), result.Freed+file.Size
 	}
 	return nil
+}
+
+// cleanUnfinished removes what conversions that were killed have left, and returns how much that is.
+func cleanUnfinished(store *cache.Cache, dryRun bool) (n int, err error) {
+	dir := filepath.Join(store.Dir(), fetchedDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, e := range entries {
+		temporary, abandoned := atomicfile.Abandoned(e.Name())
+		if !temporary && !strings.HasPrefix(e.Name(), layerPrefix) {
+			continue
+		}
+		info, infoErr := e.Info()
+		if infoErr != nil || !abandoned && time.Since(info.ModTime()) < unfinishedAge {
+			continue
+		}
+		if !dryRun {
+			if removeErr := os.RemoveAll(filepath.Join(dir, e.Name())); removeErr != nil {
+				err = errors.Join(err, removeErr)
+				continue
+			}
+		}
+		n++
+	}
+	return n, err
 }
 
 // defaultKeep is how much of them stays where nobody says.

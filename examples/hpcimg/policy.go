@@ -130,6 +130,9 @@ func (f *flags) askPolicies(ctx context.Context, ref string) error {
 		return closer.Close()
 	}
 	l, err := openLocal(ref)
+	if errors.Is(err, errLayers) {
+		return f.askAboutLayers(ctx, ref)
+	}
 	if err != nil {
 		return err
 	}
@@ -139,4 +142,17 @@ func (f *flags) askPolicies(ctx context.Context, ref string) error {
 		return err
 	}
 	return f.checkFile(ctx, policies, l.file, l.offset, l.size)
+}
+
+// askAboutLayers asks about an OCI-SIF that is not one file system, as whatever makes one of it does.
+func (f *flags) askAboutLayers(ctx context.Context, ref string) error {
+	path, err := localPath(ref)
+	if err != nil {
+		return err
+	}
+	_, closer, err := f.imageInput(ctx, path, "sif:")
+	if err != nil {
+		return err
+	}
+	return closer.Close()
 }

@@ -20,7 +20,7 @@
 // process IDs, so that on a shared file system nobody judges the processes of others. It is created with O_EXCL and mode 0600: a name planted
 // by somebody else is never opened or followed.
 //
-// [Mkdir] gives a directory such a name, by the same rules.
+// [Mkdir] gives a directory such a name, by the same rules. [Abandoned] tells them for whoever cleans up a directory.
 //
 // A symbolic link at the destination is replaced, not followed. Anything else there that is not a regular file is
 // refused by [Create], so that a device or a pipe is never replaced by a file.

@@ -59,6 +59,26 @@ func removeStale(dir, prefix, tag string, remove func(path string)) {
 	}
 }
 
+// Abandoned reports whether name is a temporary one of this package and, if so, whether the process that it belongs to is known to have ended: one of
+// another machine never is.
+func Abandoned(name string) (temporary, abandoned bool) {
+	at := strings.LastIndex(name, ".part-")
+	if at < 1 || name[0] != '.' {
+		return false, false
+	}
+	parts := strings.Split(name[at+len(".part-"):], "-")
+	if len(parts) != 3 || !isHex(parts[0]) || len(parts[0]) != 0 && len(parts[0]) != 8 || !isHex(parts[2]) || len(parts[2]) != 16 {
+		return false, false
+	}
+	if n, err := strconv.Atoi(parts[1]); err != nil || n <= 0 {
+		return false, false
+	}
+	tag := hostTag()
+	return true, tag != "" && parts[0] == tag && ended(parts[1])
+}
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
+
 // ended reports whether there is no process of this number.
 func ended(pid string) bool {
 	n, err := strconv.Atoi(pid)
