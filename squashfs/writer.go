@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hpcimg/internal/atomicfile"
+	"hpcimg/internal/garbage"
 )
 
 // WriterOptions configures a [Writer]. The zero value, like nil, is gzip at
@@ -42,6 +43,7 @@ type Writer struct {
 	files   []nodeID // by number of the Packer
 	size    int64
 	closed  bool
+	garbage garbage.Collector
 
 	mu      sync.Mutex // guards builder and files while the packer works
 	failure error      // of what came from the packer
@@ -109,6 +111,9 @@ func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	if e.Size < 0 || e.Size > 0 && r == nil {
 		return &EntryError{Path: e.Path, Err: fmt.Errorf("%w: Size is %d", fs.ErrInvalid, e.Size)}
 	}
+	if len(w.files)%lookEvery == lookEvery-1 {
+		w.garbage.Look()
+	}
 	// The node is made before its contents: a bad entry costs nothing.
 	if err := w.addFile(&e); err != nil {
 		return err
@@ -118,6 +123,9 @@ func (w *Writer) Add(ctx context.Context, e Entry, r io.Reader) error {
 	}
 	return nil
 }
+
+// lookEvery is after how many files there may be garbage worth collecting, of small ones.
+const lookEvery = 4096
 
 func (w *Writer) addFile(e *Entry) error {
 	w.mu.Lock()

@@ -38,7 +38,7 @@ var arrows = map[string]rule{
 	"image/recipe": {"", "", "a parser of text"},
 
 	"squashfs": {
-		"internal/atomicfile internal/inflate squashfs/internal/disk",
+		"internal/atomicfile internal/garbage internal/inflate squashfs/internal/disk",
 		"klauspost/compress pierrec/lz4 ulikunitz/xz golang.org/x/sync golang.org/x/sys",
 		"the format alone: nothing of layers, digests of blobs, caches or SIF",
 	},
@@ -63,7 +63,7 @@ var arrows = map[string]rule{
 	"sign/policy": {"sign sif", "BurntSushi/toml", "decides by what sign has found; a file says how"},
 
 	"convert": {
-		"image image/cache sif squashfs convert/internal/layer convert/internal/merge convert/internal/index convert/internal/export convert/internal/estargz internal/atomicfile internal/inflate internal/meter",
+		"image image/cache sif squashfs convert/internal/layer convert/internal/merge convert/internal/index convert/internal/export convert/internal/estargz internal/atomicfile internal/garbage internal/inflate internal/meter",
 		"opencontainers/go-digest opencontainers/image-spec klauspost/compress golang.org/x/sync golang.org/x/sys",
 		"the pipeline is where image, sif and squashfs meet",
 	},
@@ -101,6 +101,7 @@ var arrows = map[string]rule{
 	"internal/distribution": {"", "google/go-containerregistry opencontainers/go-digest", "what image and image/registry share of the protocol"},
 	"internal/elfclosure":   {"", "", "which shared libraries a program needs; for examples and tests that build images from the host"},
 	"internal/fork":         {"", "golang.org/x/sys", "a table of system calls in a forked child; knows nothing of images"},
+	"internal/garbage":      {"", "", "when to collect garbage early"},
 	"internal/inflate":      {"", "", "deflate, zlib and gzip: bytes in, bytes out"},
 	"internal/ldcache":      {"", "", "the dynamic linker's cache: which library files a host has"},
 	"internal/meter":        {"", "", "counters and a ticker"},
