@@ -183,6 +183,7 @@ func (c *Cmd) start(ctx context.Context) error {
 		if plan, err = Compile(ctx, c.Spec); err != nil {
 			return err
 		}
+		defer plan.Close() // what runs has what it needs
 	}
 	o := StartOptions{Executor: c.Executor, Session: c.Session}
 	var err error

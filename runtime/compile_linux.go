@@ -44,7 +44,7 @@ func compile(ctx context.Context, spec *Spec) (*Plan, error) {
 }
 
 func compileOn(ctx context.Context, spec *Spec, h *host) (_ *Plan, err error) {
-	c := &compiler{ctx: ctx, spec: *spec, host: h, plan: &Plan{}}
+	c := &compiler{ctx: ctx, spec: *spec, host: h, plan: newPlan()}
 	if err := c.spec.validate(); err != nil {
 		return nil, err
 	}

@@ -126,9 +126,15 @@ func (p *Plan) serveDevice(dev *os.File) error {
 		dev.Close()
 		return err
 	}
-	if _, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner}); err != nil {
+	s, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner})
+	if err != nil {
 		dev.Close()
 		return fmt.Errorf("serve the image: %w", err)
 	}
+	p.open.hold() // as the caller does
+	go func() {
+		_ = s.Wait()
+		_ = p.open.letGo()
+	}()
 	return nil
 }

@@ -2,17 +2,22 @@ package runtime_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"hpcimg/internal/oracle"
 	hpcrun "hpcimg/runtime"
@@ -96,6 +101,111 @@ func connections() int {
 		return -1
 	}
 	return len(names)
+}
+
+// TestCommandsKilled kills commands at any moment, and cancels starts, in a process that goes on: it is left with the descriptors, goroutines
+// and children that it had.
+func TestCommandsKilled(t *testing.T) {
+	t.Parallel()
+	rounds := *killRounds
+	if testing.Short() {
+		rounds = min(rounds, 4)
+	}
+	each(t, func(t *testing.T, spec hpcrun.Spec) {
+		if spec.Image.Backend == hpcrun.BackendAuto {
+			spec.Image.Backend = hpcrun.BackendDirectory
+		}
+		mark := "HPCIMG_TEST_MARK=" + t.Name()
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", spec.Image.Path, string(spec.Image.Backend), strconv.Itoa(rounds))
+		cmd.Env = []string{helpVar + "=rounds", mark, "HPCIMG_FUSE=" + spec.Image.FUSEDevice, sessionVar + "=" + filepath.Join(t.TempDir(), "session")}
+		if spec.Namespaces.User {
+			cmd.Env = append(cmd.Env, userVar+"=1")
+		}
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "nothing is left\n" {
+			t.Errorf("%v\n%s", err, out)
+		}
+		eventually(t, "all processes ended", func() bool { return len(marked(mark)) == 0 })
+	})
+}
+
+// killCommands is the process of TestCommandsKilled.
+func killCommands(spec *hpcrun.Spec, rounds string) int {
+	n, err := strconv.Atoi(rounds)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	spec.Namespaces.User = os.Getenv(userVar) != ""
+	spec.Env = os.Environ()
+	var before [2]int
+	for i := range n + 1 {
+		if err := killCommand(*spec, i); err != nil {
+			fmt.Printf("round %d: %v\n", i, err)
+			return 1
+		}
+		if i == 0 { // what is there once and for all
+			before = held()
+		}
+	}
+	var after [2]int
+	for range 500 {
+		if after = held(); after[0] <= before[0] && after[1] <= before[1] {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	var status unix.WaitStatus
+	if pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil); err != unix.ECHILD {
+		fmt.Printf("a child is left: %d, %v\n", pid, err)
+		return 1
+	}
+	if after[0] > before[0] || after[1] > before[1] {
+		fmt.Printf("%d descriptors and %d goroutines, %d and %d before\n", after[0], after[1], before[0], before[1])
+		return 1
+	}
+	fmt.Println("nothing is left")
+	return 0
+}
+
+// held counts descriptors and goroutines.
+func held() [2]int {
+	names, _ := os.ReadDir("/proc/self/fd")
+	return [2]int{len(names), runtime.NumGoroutine()}
+}
+
+// killCommand starts a command and has it end at a moment of its own: by a signal to it or, the odd ones, by the context.
+func killCommand(spec hpcrun.Spec, i int) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	cmd := &hpcrun.Cmd{Spec: &spec, Executor: []hpcrun.Executor{hpcrun.ExecutorMemfd, hpcrun.ExecutorFork}[i/2%2]}
+	if i%3 == 2 {
+		session, err := hpcrun.OpenSession(os.Getenv(sessionVar), "test")
+		if err != nil {
+			return err
+		}
+		defer session.Close()
+		cmd.Session, spec.Shared = session, true
+	}
+	moment := rand.N(25 * time.Millisecond)
+	if i%2 == 1 {
+		time.AfterFunc(moment, cancel)
+	}
+	err := cmd.Start(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
+	case i%2 == 0:
+		time.Sleep(moment)
+		if err := unix.Kill(cmd.Process.PID(), unix.SIGKILL); err != nil {
+			return err
+		}
+	}
+	if err := cmd.Wait(); hpcrun.ExitCode(err) != 128+9 && ctx.Err() == nil {
+		return fmt.Errorf("ended with %w", err)
+	}
+	return nil
 }
 
 // TestKilledParts kills the command, and sees the supervisor end and nothing remain.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"hpcimg/mount"
@@ -34,6 +35,15 @@ type Plan struct {
 	idMaps       [2][]string // arguments of the tools that map users and groups
 	notes        []string
 	env          []string
+	open         *openFiles
+	closed       func() error
+}
+
+func newPlan() *Plan {
+	p := &Plan{}
+	p.open = &openFiles{holders: 1, close: p.closeFiles}
+	p.closed = sync.OnceValue(p.open.letGo)
+	return p
 }
 
 // Compile checks a specification against this host and the contents of the image, and makes the plan. It changes nothing.
@@ -56,8 +66,11 @@ func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
 	return nil, fmt.Errorf("runtime: %w", err)
 }
 
-// Close closes the files of images. The plan cannot be started after that; what runs goes on.
-func (p *Plan) Close() error {
+// Close closes the files of images, as soon as nothing that runs needs them. The plan cannot be started after that; what runs goes on.
+// A second call does nothing.
+func (p *Plan) Close() error { return p.closed() }
+
+func (p *Plan) closeFiles() error {
 	var errs []error
 	for _, x := range p.extras {
 		errs = append(errs, x.Close())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -224,4 +225,32 @@ func TestKernelReason(t *testing.T) {
 	if e, ok := errors.AsType[*hpcrun.SetupError](err); !ok || !strings.Contains(e.Advice, "Major/Minor mismatch") || !strings.Contains(err.Error(), "kernel says") {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestClosedPlan closes a plan whose command goes on, and reads what had not been read before.
+func TestClosedPlan(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, spec hpcrun.Spec) {
+		spec.Args = sh("read line; cat /etc/marker; ls /opt/deep")
+		plan, err := hpcrun.Compile(t.Context(), &spec)
+		mustAll(t, err)
+		in, tell, err := os.Pipe()
+		mustAll(t, err)
+		defer in.Close()
+		get, out, err := os.Pipe()
+		mustAll(t, err)
+		defer get.Close()
+		p, err := plan.Start(t.Context(), &hpcrun.StartOptions{Stdin: in, Stdout: out, Stderr: out})
+		mustAll(t, err, plan.Close(), plan.Close(), out.Close())
+		_, err = tell.WriteString("\n")
+		mustAll(t, err, tell.Close())
+		text, err := io.ReadAll(get)
+		state, waitErr := p.Wait()
+		if err = errors.Join(err, waitErr); err != nil || state.ExitCode() != 0 || !strings.HasPrefix(string(text), "image\n") {
+			t.Errorf("%q, %v, %v", text, state, err)
+		}
+		if _, err := plan.Start(t.Context(), nil); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("started though closed: %v", err)
+		}
+	})
 }

@@ -115,6 +115,7 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 	}
 	// From now on: if the leader ends while the command is being executed, somebody has to serve its image.
 	o.Session.hold()
+	p.open.hold()
 	go o.Session.follow(p, m, proc)
 	if err := proc.ready(ctx, child); err != nil {
 		return nil, err
@@ -125,7 +126,10 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 // follow stays in touch with the leader as long as the process runs. When the leader leaves before that, this process
 // takes its place, or follows whoever does.
 func (s *session) follow(p *Plan, m *membership, proc *Process) {
-	defer func() { _ = s.letGo() }()
+	defer func() {
+		_ = s.letGo()
+		_ = p.open.letGo()
+	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {

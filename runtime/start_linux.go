@@ -55,6 +55,10 @@ func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if !p.open.hold() {
+		return nil, fmt.Errorf("runtime: the plan is closed: %w", fs.ErrClosed)
+	}
+	defer func() { _ = p.open.letGo() }()
 	executor, err := executors(o.Executor)
 	switch {
 	case err != nil:
