@@ -131,7 +131,7 @@ func (p *Plan) serveDevice(dev *os.File) error {
 		dev.Close()
 		return fmt.Errorf("serve the image: %w", err)
 	}
-	p.open.hold() // as the caller does
+	p.open.hold()
 	go func() {
 		_ = s.Wait()
 		_ = p.open.letGo()

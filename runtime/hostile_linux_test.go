@@ -185,7 +185,7 @@ func TestHostilePlaces(t *testing.T) {
 		for _, what := range slices.Sorted(maps.Keys(kinds)) {
 			plant := kinds[what]
 			n++
-			if testing.Short() && n%11 != 0 {
+			if selection() && n%11 != 0 {
 				continue
 			}
 			name := filepath.Join(root, place)

@@ -81,7 +81,7 @@ func TestInjectedFailures(t *testing.T) {
 func injectAll(t *testing.T, name string, plan *hpcrun.Plan, forkOnly bool) {
 	calls := plan.Calls()
 	for i, call := range calls {
-		if testing.Short() && i%13 != len(name)%13 || i > 0 && calls[i-1].Exec() { // those files are tried one after the other
+		if selection() && i%13 != len(name)%13 || i > 0 && calls[i-1].Exec() { // those files are tried one after the other
 			continue
 		}
 		executor := []hpcrun.Executor{hpcrun.ExecutorMemfd, hpcrun.ExecutorFork}[i/13%2]

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,6 +30,11 @@ const (
 	userVar     = "HPCIMG_TEST_USER"
 	executorVar = "HPCIMG_TEST_EXECUTOR"
 )
+
+var long = flag.Bool("long", false, "all places, calls and ranks, not a selection of them")
+
+// selection says whether a selection will do: what takes minutes is for who asks for it.
+func selection() bool { return testing.Short() || !*long }
 
 func TestMain(m *testing.M) {
 	if os.Getenv(helpVar) != "" {

@@ -7,18 +7,38 @@ import "sync"
 type openFiles struct {
 	mu      sync.Mutex
 	holders int
+	closed  bool // the plan is
 	close   func() error
 }
 
-// hold reports whether the files are open still, and keeps them so.
-func (o *openFiles) hold() bool {
+// begin holds the files for a start, unless the plan is closed.
+func (o *openFiles) begin() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.holders == 0 {
+	if o.closed {
 		return false
 	}
 	o.holders++
 	return true
+}
+
+// hold is for who has begun.
+func (o *openFiles) hold() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holders++
+}
+
+// end closes the plan.
+func (o *openFiles) end() error {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return nil
+	}
+	o.closed = true
+	o.mu.Unlock()
+	return o.letGo()
 }
 
 func (o *openFiles) letGo() error {

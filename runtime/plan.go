@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"hpcimg/mount"
@@ -36,13 +35,11 @@ type Plan struct {
 	notes        []string
 	env          []string
 	open         *openFiles
-	closed       func() error
 }
 
 func newPlan() *Plan {
 	p := &Plan{}
 	p.open = &openFiles{holders: 1, close: p.closeFiles}
-	p.closed = sync.OnceValue(p.open.letGo)
 	return p
 }
 
@@ -68,7 +65,7 @@ func Compile(ctx context.Context, spec *Spec) (*Plan, error) {
 
 // Close closes the files of images, as soon as nothing that runs needs them. The plan cannot be started after that; what runs goes on.
 // A second call does nothing.
-func (p *Plan) Close() error { return p.closed() }
+func (p *Plan) Close() error { return p.open.end() }
 
 func (p *Plan) closeFiles() error {
 	var errs []error

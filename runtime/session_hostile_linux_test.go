@@ -334,8 +334,8 @@ func sharedBackends(t *testing.T) []backend {
 // TestSessionRanks starts many processes at once: all end up in the same namespaces.
 func TestSessionRanks(t *testing.T) {
 	many := *ranks
-	if testing.Short() {
-		many = min(many, 12)
+	if selection() {
+		many = min(many, 16)
 	}
 	for _, b := range sharedBackends(t) {
 		t.Run(b.name, func(t *testing.T) {
@@ -365,7 +365,7 @@ func TestSessionRanks(t *testing.T) {
 // TestLeaderKilledInJoin kills the leader while others are about to join: each of them gets to run its command, or an error.
 func TestLeaderKilledInJoin(t *testing.T) {
 	rounds := max(1, *killRounds)
-	if testing.Short() {
+	if selection() {
 		rounds = min(rounds, 4)
 	}
 	for _, b := range sharedBackends(t) {

@@ -55,7 +55,7 @@ func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if !p.open.hold() {
+	if !p.open.begin() {
 		return nil, fmt.Errorf("runtime: the plan is closed: %w", fs.ErrClosed)
 	}
 	defer func() { _ = p.open.letGo() }()
