@@ -274,7 +274,8 @@ func TestServeSlowSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := &heldSource{ReaderAt: f, at: firstBlock(t, image, "a/big", 0), asked: make(chan struct{}), let: make(chan struct{})}
+	block := firstBlock(t, image, "a/big", 0)
+	source := &heldSource{ReaderAt: f, hold: func(off int64) bool { return off == block }, asked: make(chan struct{}), let: make(chan struct{})}
 	r, err := squashfs.NewReader(source, info.Size(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -321,14 +322,17 @@ func TestServeSlowTables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := &stalledSource{ReaderAt: f, asked: make(chan struct{}), let: make(chan struct{})}
+	var stall atomic.Bool // the next read, and no other
+	source := &heldSource{
+		ReaderAt: f, hold: func(int64) bool { return stall.CompareAndSwap(true, false) }, asked: make(chan struct{}), let: make(chan struct{}),
+	}
 	r, err := squashfs.NewReader(source, info.Size(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir, _ := serve(t, mount.NewTree(r, nil), nil)
 	time.Sleep(time.Second) // by now, nobody watches
-	source.stall.Store(true)
+	stall.Store(true)
 	slow := make(chan int, 1)
 	go func() {
 		names, _ := os.ReadDir(dir + "/lots")
@@ -354,33 +358,17 @@ func TestServeSlowTables(t *testing.T) {
 	}
 }
 
-// stalledSource does not read the first time after it was told to stall, before it is let.
-type stalledSource struct {
-	io.ReaderAt
-	stall atomic.Bool
-	asked chan struct{}
-	let   chan struct{}
-}
-
-func (s *stalledSource) ReadAt(p []byte, off int64) (int, error) {
-	if s.stall.CompareAndSwap(true, false) {
-		close(s.asked)
-		<-s.let
-	}
-	return s.ReaderAt.ReadAt(p, off)
-}
-
-// heldSource does not read at one place before it is let.
+// heldSource does not read what hold says before it is let.
 type heldSource struct {
 	io.ReaderAt
-	at    int64
+	hold  func(off int64) bool
 	once  sync.Once
 	asked chan struct{}
 	let   chan struct{}
 }
 
 func (s *heldSource) ReadAt(p []byte, off int64) (int, error) {
-	if off == s.at {
+	if s.hold(off) {
 		s.once.Do(func() { close(s.asked) })
 		<-s.let
 	}

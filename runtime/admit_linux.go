@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"io/fs"
 	"os"
 )
 
@@ -43,8 +42,5 @@ func (p *Plan) askImage(ctx context.Context) error {
 // unwritten says whether the open file is as it was when the plan was made. What its path leads to by now does not matter.
 func (p *Plan) unwritten() error {
 	info, err := p.file.Stat()
-	if err == nil && !p.identity.is(info) {
-		err = &fs.PathError{Op: "read", Path: p.image, Err: ErrImageChanged}
-	}
-	return err
+	return p.identity.check("read", p.image, info, err)
 }

@@ -290,7 +290,7 @@ func (c *Cmd) waitCopies() error {
 	return first
 }
 
-func closeFiles(files []io.Closer) {
+func closeFiles[F io.Closer](files []F) {
 	for _, f := range files {
 		_ = f.Close()
 	}

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"io/fs"
 	"os"
 
 	"hpcimg/mount"
@@ -26,8 +25,5 @@ func (x *extra) Close() error { return x.file.Close() }
 // unwritten says whether the file is as it was when the plan was made.
 func (x *extra) unwritten() error {
 	info, err := x.file.Stat()
-	if err == nil && !x.identity.is(info) {
-		err = &fs.PathError{Op: "read", Path: x.path, Err: ErrImageChanged}
-	}
-	return err
+	return x.identity.check("read", x.path, info, err)
 }

@@ -102,9 +102,7 @@ func receive(ctx context.Context, socket *os.File) (*os.File, error) {
 		return nil, err
 	}
 	if len(files) != 1 {
-		for _, f := range files {
-			f.Close()
-		}
+		closeFiles(files)
 		return nil, errNoDescriptor
 	}
 	return files[0], nil
@@ -160,9 +158,7 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 		return p[0], oob[:oobn], nil
 	}
 	if files, parseErr := received(oob[:max(0, oobn)]); parseErr == nil {
-		for _, f := range files {
-			f.Close()
-		}
+		closeFiles(files)
 	}
 	return 0, nil, err
 }

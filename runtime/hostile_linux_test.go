@@ -100,7 +100,7 @@ func smallImage(t testing.TB) string {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "image")
 	for _, d := range []string{
-		"etc", "proc", "sys", "dev/shm", "dev/pts", "tmp", "var/tmp", "root", "work", "home/me", "opt/bind", "bin", ".singularity.d/libs",
+		"etc", "proc", "sys", "dev/shm", "dev/pts", "tmp", "var/tmp", "root", "job", "home/me", "opt/bind", "bin", ".singularity.d/libs",
 		".singularity.d/env", ".singularity.d/actions",
 	} {
 		mustAll(t, os.MkdirAll(filepath.Join(root, d), 0o755))
@@ -118,8 +118,8 @@ func smallImage(t testing.TB) string {
 // hostileSpec has a mount at each place that an image can do something about.
 func hostileSpec(root, host string, contain hpcrun.Contain) hpcrun.Spec {
 	return hpcrun.Spec{
-		Image: hpcrun.Image{Path: root}, Env: []string{"PATH=/bin"}, Contain: contain, Dir: "/work", Home: hpcrun.Home{Source: host, Target: "/home/me"},
-		Args:       sh(`readlink /proc/self/cwd; for f in /etc/passwd /etc/group /etc/resolv.conf /work/passwd /dev/passwd; do test -f $f && cat $f; done; echo ran`),
+		Image: hpcrun.Image{Path: root}, Env: []string{"PATH=/bin"}, Contain: contain, Dir: "/job", Home: hpcrun.Home{Source: host, Target: "/home/me"},
+		Args:       sh(`readlink /proc/self/cwd; for f in /etc/passwd /etc/group /etc/resolv.conf /job/passwd /dev/passwd; do test -f $f && cat $f; done; echo ran`),
 		Binds:      []hpcrun.Bind{{Source: host, Target: "/opt/bind"}, {Source: host + "/file", Target: "/opt/file", ReadOnly: true}, {Source: host, Target: "/opt/new/place"}},
 		Injections: []hpcrun.Injection{{Name: "gpu", Libraries: []hpcrun.Library{{Source: host + "/file", Names: []string{"libx.so.1", "libx.so"}}}}},
 	}
@@ -176,7 +176,7 @@ func TestHostilePlaces(t *testing.T) {
 	outside, host, root := newCanary(t, t.TempDir()), hostDir(t), smallImage(t)
 	device := fuseDevice(t)
 	places := []string{
-		"dev", "proc", "sys", "etc", "tmp", "var", "var/tmp", "etc/passwd", "etc/group", "etc/resolv.conf", "etc/localtime", "home", "home/me", "work", "opt/bind", "opt/file",
+		"dev", "proc", "sys", "etc", "tmp", "var", "var/tmp", "etc/passwd", "etc/group", "etc/resolv.conf", "etc/localtime", "home", "home/me", "job", "opt/bind", "opt/file",
 		"opt/new", ".singularity.d", ".singularity.d/libs", "dev/shm",
 	}
 	n := 0
@@ -302,13 +302,13 @@ func TestRacer(t *testing.T) {
 	var swaps atomic.Int64
 	done := make(chan struct{})
 	var racers sync.WaitGroup
-	for i, place := range []string{".singularity.d/libs", "dev", "etc", ".singularity.d", "tmp", "work", "home/me", "home", "opt/bind", "opt/file", "etc/passwd", "var/tmp", "proc", "opt"} {
+	for i, place := range []string{".singularity.d/libs", "dev", "etc", ".singularity.d", "tmp", "job", "home/me", "home", "opt/bind", "opt/file", "etc/passwd", "var/tmp", "proc", "opt"} {
 		name := filepath.Join(root, place)
 		for k := range 3 {
 			mustAll(t, os.Symlink(targets[(i+k*4)%len(targets)], fmt.Sprintf("%s.%d", name, k)))
 		}
 	}
-	places := []string{".singularity.d/libs", ".singularity.d", "dev", "etc", "tmp", "work", "home/me", "opt/bind", "opt/file", "etc/passwd", "var/tmp"}
+	places := []string{".singularity.d/libs", ".singularity.d", "dev", "etc", "tmp", "job", "home/me", "opt/bind", "opt/file", "etc/passwd", "var/tmp"}
 	racers.Go(func() {
 		for n := 0; ; n++ {
 			select {

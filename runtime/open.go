@@ -2,16 +2,20 @@ package runtime
 
 import "sync"
 
-// openFiles are the files of a plan's images. The plan holds them, and so does all that needs them after the plan has been closed: a start that
-// goes on, a server of the image, a process that may have to become one. The last to let go closes them.
+// openFiles are files of a plan, its images, or of a session, its directory. That holds them, and so does all that needs them after it has been
+// closed: a start that goes on, a server of the image, a process that may have to become one or to lead. The last to let go closes them.
 type openFiles struct {
 	mu      sync.Mutex
 	holders int
-	closed  bool // the plan is
+	closed  bool // by who has opened them
 	close   func() error
 }
 
-// begin holds the files for a start, unless the plan is closed.
+func newOpenFiles(closeAll func() error) *openFiles {
+	return &openFiles{holders: 1, close: closeAll}
+}
+
+// begin holds the files for something new, unless they are closed.
 func (o *openFiles) begin() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -29,7 +33,7 @@ func (o *openFiles) hold() {
 	o.holders++
 }
 
-// end closes the plan.
+// end closes them for who has opened them. A second call does nothing.
 func (o *openFiles) end() error {
 	o.mu.Lock()
 	if o.closed {

@@ -30,7 +30,8 @@ const (
 // item is a mount, with its place in the layout.
 type item struct {
 	kind     itemKind
-	source   string // itemBind: path on the host; itemLink: what it points to; itemImage: name of the image
+	source   string // itemBind: path on the host; itemLink: what it points to
+	image    *extra // itemImage
 	inside   string // itemImage: path in it
 	target   string // in the image, resolved when placed
 	dir      bool
@@ -79,7 +80,7 @@ func (c *compiler) place(it *item) error {
 		it.layer.host, it.layer.tree = it.source, hostTree(it.source)
 	case itemImage:
 		it.fd = fork.FD(fmt.Sprintf("i%d", len(c.items)))
-		it.layer.tree = insideTree{&squashImage{r: c.plan.extras[len(c.plan.extras)-1].reader}, it.inside}
+		it.layer.tree = insideTree{&squashImage{r: it.image.reader}, it.inside}
 	case itemTmpfs:
 		it.fd = fork.FD(fmt.Sprintf("t%d", len(c.items)))
 		it.layer.fd = it.fd

@@ -39,7 +39,7 @@ type Plan struct {
 
 func newPlan() *Plan {
 	p := &Plan{}
-	p.open = &openFiles{holders: 1, close: p.closeFiles}
+	p.open = newOpenFiles(p.closeFiles)
 	return p
 }
 
@@ -138,12 +138,18 @@ func (id identity) is(info fs.FileInfo) bool {
 	return info.IsDir() || id.size == info.Size() && id.mtime.Equal(info.ModTime())
 }
 
+// check returns err, which came with info, or that the file of this name is not the same, unchanged one.
+func (id identity) check(op, name string, info fs.FileInfo, err error) error {
+	if err == nil && !id.is(info) {
+		err = &fs.PathError{Op: op, Path: name, Err: ErrImageChanged}
+	}
+	return err
+}
+
 // unchanged says whether the image is still the file for which the plan was made, or returns the error.
 func (p *Plan) unchanged() error {
 	info, err := os.Stat(p.image)
-	if err == nil && !p.identity.is(info) {
-		err = &fs.PathError{Op: "open", Path: p.image, Err: ErrImageChanged}
-	}
+	err = p.identity.check("open", p.image, info, err)
 	for _, x := range p.extras {
 		if err == nil {
 			err = x.unwritten()

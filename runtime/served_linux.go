@@ -111,7 +111,7 @@ func (c *compiler) bindImage(b Bind, source string) error {
 	if err != nil {
 		return fail(fmt.Errorf("in the image: %w", err))
 	}
-	it := &item{kind: itemImage, source: x.name, target: path.Clean(b.target()), dir: kind == nodeDir, readOnly: true, inside: path.Clean("./" + found)}
+	it := &item{kind: itemImage, image: x, target: path.Clean(b.target()), dir: kind == nodeDir, readOnly: true, inside: path.Clean("./" + found)}
 	err = c.place(it)
 	if e, ok := errors.AsType[*BindError](err); ok {
 		e.Source = source
@@ -122,7 +122,7 @@ func (c *compiler) bindImage(b Bind, source string) error {
 // openInside opens what is bound of an image. No symbolic link of the image is followed by now, nor a way out of it.
 func (e *emitter) openInside(it *item) {
 	e.add(
-		fork.Open(fork.CWD, e.servedDir()+"/"+it.source, unix.O_PATH|unix.O_DIRECTORY, 0, "served"),
+		fork.Open(fork.CWD, e.servedDir()+"/"+it.image.name, unix.O_PATH|unix.O_DIRECTORY, 0, "served"),
 		fork.OpenBeneath("served", it.inside, unix.O_PATH, 0, "inside"),
 		fork.Clone("inside", it.fd).About(it.inside),
 	)

@@ -321,14 +321,21 @@ func pidOf(r io.Reader) (pid int, err error) {
 	return pid, nil
 }
 
-func sharedBackends(t *testing.T) []backend {
-	var list []backend
+// eachShared runs a test with the backends whose mounts ordinary users share.
+func eachShared(t *testing.T, test func(t *testing.T, spec hpcrun.Spec)) {
 	for _, b := range backends(t) {
-		if b.name == "directory in user namespace" || b.name == "fuse in user namespace" {
-			list = append(list, b)
+		if b.name != "directory in user namespace" && b.name != "fuse in user namespace" {
+			continue
 		}
+		t.Run(b.name, func(t *testing.T) {
+			b.need(t)
+			spec := hpcrun.Spec{Image: b.image}
+			if spec.Image.Backend == "" {
+				spec.Image.Backend = hpcrun.BackendDirectory
+			}
+			test(t, spec)
+		})
 	}
-	return list
 }
 
 // TestSessionRanks starts many processes at once: all end up in the same namespaces.
@@ -337,29 +344,22 @@ func TestSessionRanks(t *testing.T) {
 	if selection() {
 		many = min(many, 16)
 	}
-	for _, b := range sharedBackends(t) {
-		t.Run(b.name, func(t *testing.T) {
-			b.need(t)
-			spec := hpcrun.Spec{Image: b.image}
-			if spec.Image.Backend == "" {
-				spec.Image.Backend = hpcrun.BackendDirectory
-			}
-			dir := filepath.Join(t.TempDir(), "session")
-			outs := make([]io.Reader, many)
-			for i := range outs {
-				_, outs[i] = rank(t, spec, dir, "A=1")
-			}
-			same := make(map[string]int)
-			for _, r := range outs {
-				pid, err := pidOf(r)
-				mustAll(t, err)
-				same[namespacesOf(t, pid)]++
-			}
-			if len(same) != 1 {
-				t.Errorf("%d ranks are in %v", many, same)
-			}
-		})
-	}
+	eachShared(t, func(t *testing.T, spec hpcrun.Spec) {
+		dir := filepath.Join(t.TempDir(), "session")
+		outs := make([]io.Reader, many)
+		for i := range outs {
+			_, outs[i] = rank(t, spec, dir, "A=1")
+		}
+		same := make(map[string]int)
+		for _, r := range outs {
+			pid, err := pidOf(r)
+			mustAll(t, err)
+			same[namespacesOf(t, pid)]++
+		}
+		if len(same) != 1 {
+			t.Errorf("%d ranks are in %v", many, same)
+		}
+	})
 }
 
 // TestLeaderKilledInJoin kills the leader while others are about to join: each of them gets to run its command, or an error.
@@ -368,87 +368,77 @@ func TestLeaderKilledInJoin(t *testing.T) {
 	if selection() {
 		rounds = min(rounds, 4)
 	}
-	for _, b := range sharedBackends(t) {
-		t.Run(b.name, func(t *testing.T) {
-			b.need(t)
-			spec := hpcrun.Spec{Image: b.image}
-			if spec.Image.Backend == "" {
-				spec.Image.Backend = hpcrun.BackendDirectory
+	eachShared(t, func(t *testing.T, spec hpcrun.Spec) {
+		mark := "HPCIMG_TEST_MARK=" + t.Name()
+		ran, failed := 0, 0
+		for range rounds {
+			dir := filepath.Join(t.TempDir(), "session")
+			leader, out := rank(t, spec, dir, mark)
+			_, err := pidOf(out)
+			mustAll(t, err)
+			var guests []*exec.Cmd
+			var outs []io.Reader
+			for range 3 {
+				guest, out := rank(t, spec, dir, mark)
+				guests, outs = append(guests, guest), append(outs, out)
 			}
-			mark := "HPCIMG_TEST_MARK=" + t.Name()
-			ran, failed := 0, 0
-			for range rounds {
-				dir := filepath.Join(t.TempDir(), "session")
-				leader, out := rank(t, spec, dir, mark)
-				_, err := pidOf(out)
-				mustAll(t, err)
-				var guests []*exec.Cmd
-				var outs []io.Reader
-				for range 3 {
-					guest, out := rank(t, spec, dir, mark)
-					guests, outs = append(guests, guest), append(outs, out)
-				}
-				time.Sleep(rand.N(30 * time.Millisecond))
-				_ = leader.Process.Kill()
-				for _, out := range outs {
-					said := make(chan error, 1)
-					go func() {
-						_, err := pidOf(out)
-						said <- err
-					}()
-					select {
-					case err := <-said:
-						if err == nil {
-							ran++
-						} else if failed++; !strings.Contains(err.Error(), "runtime: ") {
-							t.Errorf("a guest says %v", err)
-						}
-					case <-time.After(20 * time.Second):
-						t.Error("a guest neither runs its command nor says why")
+			time.Sleep(rand.N(30 * time.Millisecond))
+			_ = leader.Process.Kill()
+			for _, out := range outs {
+				said := make(chan error, 1)
+				go func() {
+					_, err := pidOf(out)
+					said <- err
+				}()
+				select {
+				case err := <-said:
+					if err == nil {
+						ran++
+					} else if failed++; !strings.Contains(err.Error(), "runtime: ") {
+						t.Errorf("a guest says %v", err)
 					}
-				}
-				for _, cmd := range append(guests, leader) {
-					_ = cmd.Process.Kill()
-					_ = cmd.Wait()
-				}
-				if t.Failed() {
-					break
+				case <-time.After(20 * time.Second):
+					t.Error("a guest neither runs its command nor says why")
 				}
 			}
-			eventually(t, "all processes ended", func() bool { return len(marked(mark)) == 0 })
-			t.Logf("%d guests ran, %d had an error", ran, failed)
-		})
-	}
+			for _, cmd := range append(guests, leader) {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}
+			if t.Failed() {
+				break
+			}
+		}
+		eventually(t, "all processes ended", func() bool { return len(marked(mark)) == 0 })
+		t.Logf("%d guests ran, %d had an error", ran, failed)
+	})
 }
 
 // TestSessionStay has members leave processes behind, which still look at the image when all who could serve it have ended:
 // they get an error, and wait for nothing.
 func TestSessionStay(t *testing.T) {
-	for _, b := range sharedBackends(t) {
-		t.Run(b.name, func(t *testing.T) {
-			b.need(t)
-			dir := t.TempDir()
-			s := openSession(t, dir+"/session")
-			mustAll(t, os.Mkdir(dir+"/out", 0o755))
-			spec := hpcrun.Spec{
-				Image: b.image, Shared: true, Env: []string{"PATH=/bin"}, Namespaces: hpcrun.Namespaces{User: true}, Binds: []hpcrun.Bind{{Source: dir + "/out", Target: "/mnt/out"}},
-				Args: sh(`exec 3<&0; (read -r line; cat /opt/text; echo $? >/mnt/out/$1) <&3 >/dev/null 2>&1 & exit 0`),
+	eachShared(t, func(t *testing.T, image hpcrun.Spec) {
+		dir := t.TempDir()
+		s := openSession(t, dir+"/session")
+		mustAll(t, os.Mkdir(dir+"/out", 0o755))
+		spec := hpcrun.Spec{
+			Image: image.Image, Shared: true, Env: []string{"PATH=/bin"}, Namespaces: hpcrun.Namespaces{User: true}, Binds: []hpcrun.Bind{{Source: dir + "/out", Target: "/mnt/out"}},
+			Args: sh(`exec 3<&0; (read -r line; cat /opt/text; echo $? >/mnt/out/$1) <&3 >/dev/null 2>&1 & exit 0`),
+		}
+		r, w, err := os.Pipe()
+		mustAll(t, err)
+		defer w.Close()
+		for i := range 2 {
+			spec.Args = append(spec.Args[:4:4], fmt.Sprint(i))
+			out, err := (&hpcrun.Cmd{Spec: &spec, Session: s, Stdin: r}).CombinedOutput(t.Context())
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
 			}
-			r, w, err := os.Pipe()
-			mustAll(t, err)
-			defer w.Close()
-			for i := range 2 {
-				spec.Args = append(spec.Args[:4:4], fmt.Sprint(i))
-				out, err := (&hpcrun.Cmd{Spec: &spec, Session: s, Stdin: r}).CombinedOutput(t.Context())
-				if err != nil {
-					t.Fatalf("%v: %s", err, out)
-				}
-			}
-			mustAll(t, s.Close(), r.Close(), w.Close())
-			eventually(t, "both have looked", func() bool {
-				names, _ := filepath.Glob(dir + "/out/*")
-				return len(names) == 2
-			})
+		}
+		mustAll(t, s.Close(), r.Close(), w.Close())
+		eventually(t, "both have looked", func() bool {
+			names, _ := filepath.Glob(dir + "/out/*")
+			return len(names) == 2
 		})
-	}
+	})
 }

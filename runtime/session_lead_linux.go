@@ -290,9 +290,7 @@ func (m *membership) receive(ctx context.Context, private bool) error {
 		}
 	}
 	if m.mnt == nil || private != (m.user != nil) || len(files) > 0 {
-		for _, f := range files {
-			f.Close()
-		}
+		closeFiles(files)
 		return errNoDescriptor
 	}
 	return nil

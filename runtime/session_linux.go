@@ -18,16 +18,15 @@ import (
 
 // session is the Linux half of Session.
 type session struct {
-	dir *os.File
-	tag string
+	dir  *os.File
+	open *openFiles // dir, which who follows a leader needs
+	tag  string
 	// patience is how long to wait for a leader.
 	patience time.Duration
 
 	mu     sync.Mutex
 	leads  map[string]*lead
 	closed bool
-	// holders are the Session itself, until Close, and who follows a leader: the last one closes dir.
-	holders int
 	// guests counts connections of those who have joined; quiet is closed and replaced when there are none any more.
 	guests int
 	quiet  chan struct{}
@@ -61,7 +60,10 @@ func OpenSession(dir, tag string) (*Session, error) {
 		_ = unix.Close(fd)
 		return nil, &SessionError{Path: dir, Err: err}
 	}
-	s := &Session{session{dir: os.NewFile(uintptr(fd), dir), tag: tag, patience: patience, leads: make(map[string]*lead), holders: 1, quiet: make(chan struct{})}}
+	f := os.NewFile(uintptr(fd), dir)
+	s := &Session{session{
+		dir: f, open: newOpenFiles(f.Close), tag: tag, patience: patience, leads: make(map[string]*lead), quiet: make(chan struct{}),
+	}}
 	s.sweep()
 	return s, nil
 }
@@ -96,25 +98,7 @@ func (s *Session) Close() error {
 	for _, l := range leads {
 		l.close()
 	}
-	return s.letGo()
-}
-
-// hold keeps the directory open until letGo.
-func (s *session) hold() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.holders++
-}
-
-func (s *session) letGo() error {
-	s.mu.Lock()
-	s.holders--
-	last := s.holders == 0
-	s.mu.Unlock()
-	if !last {
-		return nil
-	}
-	return s.dir.Close()
+	return s.open.end()
 }
 
 func (s *session) guest(n int) {

@@ -114,7 +114,7 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 		return nil, err
 	}
 	// From now on: if the leader ends while the command is being executed, somebody has to serve its image.
-	o.Session.hold()
+	o.Session.open.hold()
 	p.open.hold()
 	go o.Session.follow(p, m, proc)
 	if err := proc.ready(ctx, child); err != nil {
@@ -127,7 +127,7 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 // takes its place, or follows whoever does.
 func (s *session) follow(p *Plan, m *membership, proc *Process) {
 	defer func() {
-		_ = s.letGo()
+		_ = s.open.letGo()
 		_ = p.open.letGo()
 	}()
 	ctx, cancel := context.WithCancel(context.Background())

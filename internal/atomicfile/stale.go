@@ -13,13 +13,16 @@ import (
 // maxScan bounds how much of a directory is looked through for what a killed process has left there.
 const maxScan = 1 << 16
 
+// mark stands in temporary names, behind that of the destination.
+const mark = ".part-"
+
 // prefix returns the beginning that all temporary names for a destination have.
 func prefix(name string) string {
 	if len(name) > maxNamePrefix {
 		// Some file systems refuse half a character.
 		name = strings.ToValidUTF8(name[:maxNamePrefix], "")
 	}
-	return "." + name + ".part-"
+	return "." + name + mark
 }
 
 // hostTag names the place in which a process ID means something: this machine since its start, and this namespace of process IDs. It is "" where
@@ -62,11 +65,11 @@ func removeStale(dir, prefix, tag string, remove func(path string)) {
 // Abandoned reports whether name is a temporary one of this package and, if so, whether the process that it belongs to is known to have ended: one of
 // another machine never is.
 func Abandoned(name string) (temporary, abandoned bool) {
-	at := strings.LastIndex(name, ".part-")
+	at := strings.LastIndex(name, mark)
 	if at < 1 || name[0] != '.' {
 		return false, false
 	}
-	parts := strings.Split(name[at+len(".part-"):], "-")
+	parts := strings.Split(name[at+len(mark):], "-")
 	if len(parts) != 3 || !isHex(parts[0]) || len(parts[0]) != 0 && len(parts[0]) != 8 || !isHex(parts[2]) || len(parts[2]) != 16 {
 		return false, false
 	}

@@ -53,7 +53,7 @@ func (l *Layer) Encode() ([]byte, error) {
 
 func writeEntry(w *writer, e, last *layer.Entry) {
 	w.uint(uint64(e.Kind))
-	shared := sharedPrefix(e.Path, last.Path)
+	shared := layer.SharedPrefix(e.Path, last.Path)
 	w.uint(uint64(shared))
 	w.string(e.Path[shared:])
 	w.string(e.Link)
@@ -77,16 +77,6 @@ func writeEntry(w *writer, e, last *layer.Entry) {
 		w.string(name)
 		w.string(e.Xattrs[name])
 	}
-}
-
-func sharedPrefix(a, b string) int {
-	n := min(len(a), len(b))
-	for i := range n {
-		if a[i] != b[i] {
-			return i
-		}
-	}
-	return n
 }
 
 const (

@@ -16,7 +16,7 @@ type Encoder struct {
 // Append appends an entry, which may be any.
 func (c *Encoder) Append(b []byte, e *Entry) []byte {
 	b = append(b, byte(e.Kind))
-	shared := sharedPrefix(e.Path, c.path)
+	shared := SharedPrefix(e.Path, c.path)
 	b = binary.AppendUvarint(b, uint64(shared))
 	b = appendString(b, e.Path[shared:])
 	b = appendString(b, e.Link)
@@ -43,7 +43,8 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-func sharedPrefix(a, b string) int {
+// SharedPrefix is how many bytes a and b begin with in common.
+func SharedPrefix(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {
 		if a[i] != b[i] {
