@@ -20,13 +20,16 @@ type EnvInput struct {
 	Host []string
 	// Clean takes nothing from Host but TERM and the proxy settings.
 	Clean bool
-	// Image has the variables of the image's OCI configuration. PATH is set to the image's; any other variable keeps
-	// the value that the host gives it.
+	// Image has the variables of the image's OCI configuration. They win over those of the host.
 	Image []string
 	// Injections add theirs where nothing else sets them.
 	Injections []Injection
-	// Set has variables, "NAME=value", that win over all others.
+	// Set has variables, "NAME=value", that win over all others. PREPEND_PATH and APPEND_PATH are put before and behind PATH, as
+	// Apptainer has it.
 	Set []string
+	// Scripts says that the command is an Action, whose scripts come after this: PREPEND_PATH, APPEND_PATH and PATH of Set are left to
+	// them. Use SetVariables for Set to win.
+	Scripts bool
 	// Home is the home directory in the image.
 	Home string
 	// ImagePath and ImageName say what runs: APPTAINER_CONTAINER and APPTAINER_NAME, and their older names.
@@ -42,11 +45,7 @@ func Environment(in EnvInput) []string {
 			env[name] = value
 		}
 	}
-	for name, value := range variables(in.Image) {
-		if _, ok := env[name]; !ok || name == "PATH" {
-			env[name] = value
-		}
-	}
+	maps.Copy(env, variables(in.Image))
 	if env["PATH"] == "" {
 		env["PATH"] = DefaultPath
 	}
@@ -66,13 +65,46 @@ func Environment(in EnvInput) []string {
 			}
 		}
 	}
-	maps.Copy(env, variables(in.Set))
+	set := variables(in.Set)
+	if in.Scripts {
+		for _, name := range pathVariables {
+			if value, ok := set[name]; ok {
+				env["SING_USER_DEFINED_"+name] = value
+			}
+		}
+	} else {
+		set["PATH"] = extendedPath(set, env["PATH"])
+	}
+	for name, value := range set {
+		if !isPathAddition(name) {
+			env[name] = value
+		}
+	}
 	env["LD_LIBRARY_PATH"] = withLibDir(env["LD_LIBRARY_PATH"])
 	list := make([]string, 0, len(env))
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		list = append(list, name+"="+env[name])
 	}
 	return list
+}
+
+// pathVariables are those of Set that concern the search path.
+var pathVariables = [...]string{"PREPEND_PATH", "PATH", "APPEND_PATH"}
+
+func isPathAddition(name string) bool { return name == "PREPEND_PATH" || name == "APPEND_PATH" }
+
+// extendedPath is the search path that the variables in set make of path.
+func extendedPath(set map[string]string, path string) string {
+	if p := set["PATH"]; p != "" {
+		path = p
+	}
+	if p := set["PREPEND_PATH"]; p != "" {
+		path = p + ":" + path
+	}
+	if p := set["APPEND_PATH"]; p != "" {
+		path += ":" + p
+	}
+	return path
 }
 
 // forwarded says whether a variable of the host is passed on.
@@ -147,4 +179,27 @@ const (
 // configuration that Environment could read. It needs /bin/sh in the image.
 func (a Action) Command(args []string) []string {
 	return append([]string{"/.singularity.d/actions/" + string(a)}, args...)
+}
+
+// SetVariables returns a command that gives variables, "NAME=value", to args, which it executes: behind an Action they win over what the
+// scripts of the image set. PREPEND_PATH, PATH and APPEND_PATH, which EnvInput.Scripts leaves to the scripts, are left out, and so are
+// names that no shell has. It needs /bin/sh in the image, unless there is nothing to set.
+func SetVariables(set, args []string) []string {
+	var words []string
+	for name, value := range variables(set) {
+		if isShellName(name) && !slices.Contains(pathVariables[:], name) {
+			words = append(words, name+"="+value)
+		}
+	}
+	if len(words) == 0 {
+		return args
+	}
+	slices.Sort(words)
+	const script = `while [ "$1" != -- ]; do export "$1"; shift; done; shift; exec "$@"`
+	return slices.Concat([]string{"/bin/sh", "-c", script, "sh"}, words, []string{"--"}, args)
+}
+
+func isShellName(name string) bool {
+	const letters, digits = "_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", "0123456789"
+	return name != "" && strings.Contains(letters, name[:1]) && strings.Trim(name, letters+digits) == ""
 }

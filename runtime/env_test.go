@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func TestEnvironment(t *testing.T) {
 	}{
 		{"nothing", hpcrun.EnvInput{}, []string{"LD_LIBRARY_PATH=/.singularity.d/libs", "PATH=" + hpcrun.DefaultPath}},
 		{"host", hpcrun.EnvInput{Host: host, Image: image, Home: "/home/me", Set: []string{"SET=1", "X=3"}}, []string{
-			"HOME=/home/me", "LANG=host", "LD_LIBRARY_PATH=/.singularity.d/libs", "NO_PROXY=n", "ONLY=image", "PATH=/image/bin", "SET=1",
+			"HOME=/home/me", "LANG=image", "LD_LIBRARY_PATH=/.singularity.d/libs", "NO_PROXY=n", "ONLY=image", "PATH=/image/bin", "SET=1",
 			"TERM=xterm", "TEXT=a\nb=c $(d) `e`", "X=3", "http_proxy=p",
 		}},
 		{"clean", hpcrun.EnvInput{Host: host, Clean: true, Image: image, ImagePath: "/i.sif", ImageName: "i.sif"}, []string{
@@ -41,6 +42,13 @@ func TestEnvironment(t *testing.T) {
 			Set:        []string{"C=set"},
 		}, []string{"A=image", "B=injected", "C=set", "LD_LIBRARY_PATH=/opt/lib:/.singularity.d/libs", "PATH=" + hpcrun.DefaultPath}},
 		{"libraries named already", hpcrun.EnvInput{Set: []string{"LD_LIBRARY_PATH=/.singularity.d/libs:/x"}}, []string{"LD_LIBRARY_PATH=/.singularity.d/libs:/x", "PATH=" + hpcrun.DefaultPath}},
+		{"search path", hpcrun.EnvInput{Image: image[:1], Set: []string{"PREPEND_PATH=/a:/b", "APPEND_PATH=/c"}}, []string{
+			"LD_LIBRARY_PATH=/.singularity.d/libs", "PATH=/a:/b:/image/bin:/c",
+		}},
+		{"another search path", hpcrun.EnvInput{Image: image[:1], Set: []string{"PATH=/p", "APPEND_PATH=/c"}}, []string{"LD_LIBRARY_PATH=/.singularity.d/libs", "PATH=/p:/c"}},
+		{"scripts", hpcrun.EnvInput{Image: image[:1], Scripts: true, Set: []string{"X=1", "PATH=/p", "PREPEND_PATH=/a", "APPEND_PATH=/c"}}, []string{
+			"LD_LIBRARY_PATH=/.singularity.d/libs", "PATH=/p", "SING_USER_DEFINED_APPEND_PATH=/c", "SING_USER_DEFINED_PATH=/p", "SING_USER_DEFINED_PREPEND_PATH=/a", "X=1",
+		}},
 	} {
 		if diff := cmp.Diff(test.want, hpcrun.Environment(test.in)); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", test.name, diff)
@@ -70,6 +78,21 @@ func TestCommand(t *testing.T) {
 	}
 	if got := hpcrun.ActionRun.Command([]string{"a"}); strings.Join(got, " ") != "/.singularity.d/actions/run a" {
 		t.Errorf("action: %v", got)
+	}
+}
+
+func TestSetVariables(t *testing.T) {
+	t.Parallel()
+	args := []string{"printenv", "--", "A"}
+	set := []string{"PATH=/x", "APPEND_PATH=/y", "not a name=1", "1=2", "ümlaut=1"}
+	if got := hpcrun.SetVariables(set, args); !slices.Equal(got, args) {
+		t.Errorf("nothing to set: %q", got)
+	}
+	value := "a\nb=c $(d) `e` 'f' \" --"
+	argv := hpcrun.SetVariables(append(set, "A="+value, "_b2=", "A2=--"), []string{"/bin/sh", "-c", `printf '%s|' "$A" "${_b2-unset}" "$A2" "$@"`, "sh", "--", "x y"})
+	out, err := exec.Command(argv[0], argv[1:]...).Output()
+	if want := value + "||--|--|x y|"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 }
 

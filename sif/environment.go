@@ -97,6 +97,38 @@ func ParseEnvironment(script string) (vars []Variable, ok bool) {
 	return vars, true
 }
 
+// OwnEnvironment reports whether scripts of the image set variables that its OCI configuration does not have: those of %environment in
+// a definition file, of what %post has added, of SCIF apps. Only a shell can tell them. Scripts that converters leave in every
+// image do not count.
+func (a *Attributes) OwnEnvironment() bool {
+	for path, script := range a.Environment {
+		if path == "/"+environmentPath {
+			if _, ok := ParseEnvironment(script); !ok {
+				return true
+			}
+		} else if !onlyComments(script) {
+			return true
+		}
+	}
+	return false
+}
+
+// OwnRunscript reports whether the image has a run script of its own, %runscript of a definition file, and not the one that converters
+// make of entry point and command of an OCI image.
+func (a *Attributes) OwnRunscript() bool {
+	_, _, made := ParseRunscript(a.Runscript)
+	return !made && !onlyComments(a.Runscript)
+}
+
+func onlyComments(script string) bool {
+	for line := range strings.Lines(script) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			return false
+		}
+	}
+	return true
+}
+
 // parseExport reads one of the three forms of environmentScript, with its newline.
 func parseExport(s string) (v Variable, rest string, ok bool) {
 	s, ok = strings.CutPrefix(s, "export ")

@@ -318,6 +318,37 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// TestOwnScripts tells scripts that a definition file has brought from those that are in every image of an OCI image.
+func TestOwnScripts(t *testing.T) {
+	_, metadata := rootFiles(t, rootInput())
+	made := metadata.Data.Attributes
+	if made.OwnEnvironment() || made.OwnRunscript() {
+		t.Errorf("of a converted image: environment %v, run script %v", made.OwnEnvironment(), made.OwnRunscript())
+	}
+	const path = "/.singularity.d/env/"
+	for _, test := range []struct {
+		file, script string
+		own          bool
+	}{
+		{"90-environment.sh", "#!/bin/sh\n# Copyright\n\n    # indented\n", false},
+		{"90-environment.sh", "#!/bin/sh\n    export A=1", true},
+		{"91-environment.sh", "export A=1", true},
+		{"94-appsbase.sh", "export SCIF_APPDATA_a=/scif/data/a", true},
+		{"10-docker2singularity.sh", "#!/bin/sh\nexport A=\"${A:-\"1\"}\"", false},
+		{"10-docker2singularity.sh", "#!/bin/sh\nexport A=\"$(id)\"", true},
+	} {
+		a := sif.Attributes{Environment: map[string]string{path + test.file: test.script}}
+		if got := a.OwnEnvironment(); got != test.own {
+			t.Errorf("%s %q: %v", test.file, test.script, got)
+		}
+	}
+	for script, own := range map[string]bool{"": false, "#!/bin/sh\n": false, "#!/bin/sh\n\n    exec app \"$@\"": true, "#!/bin/sh\nOCI_ENTRYPOINT=''\nexec app": true} {
+		if a := (sif.Attributes{Runscript: script}); a.OwnRunscript() != own {
+			t.Errorf("run script %q: %v", script, !own)
+		}
+	}
+}
+
 func FuzzRunscript(f *testing.F) {
 	f.Add("printf", "it's", "$x `y` \"z\" \\")
 	f.Fuzz(func(t *testing.T, entry, cmd, value string) {

@@ -16,6 +16,7 @@ import (
 	hpcrun "hpcimg/runtime"
 	"hpcimg/runtime/gpu"
 	"hpcimg/runtime/mpi"
+	"hpcimg/sif"
 )
 
 // execFlags are the flags of exec, run and shell.
@@ -46,22 +47,19 @@ type execFlags struct {
 
 func newExec(f *flags) *cobra.Command {
 	return newExecVerb(f, "exec [flags] IMAGE COMMAND [ARG...]", "Run a command in an image", 2,
-		func(l *localImage, args []string) ([]string, error) { return l.execCommand(args), nil })
+		func(_ *localImage, args []string) (argv, set []string, err error) { return args, nil, nil })
 }
 
 func newRun(f *flags) *cobra.Command {
-	return newExecVerb(f, "run [flags] IMAGE [ARG...]", "Run what an image is for", 1,
-		func(l *localImage, args []string) ([]string, error) { return l.runCommand(args) })
+	return newExecVerb(f, "run [flags] IMAGE [ARG...]", "Run what an image is for", 1, (*localImage).runCommand)
 }
 
 func newShell(f *flags) *cobra.Command {
-	return newExecVerb(f, "shell [flags] IMAGE [ARG...]", "Start a shell in an image", 1,
-		func(l *localImage, args []string) ([]string, error) {
-			return l.execCommand(append([]string{"/bin/sh"}, args...)), nil
-		})
+	return newExecVerb(f, "shell [flags] IMAGE [ARG...]", "Start a shell in an image", 1, (*localImage).shellCommand)
 }
 
-func newExecVerb(f *flags, use, short string, minArgs int, command func(*localImage, []string) ([]string, error)) *cobra.Command {
+// newExecVerb makes a command that runs what command returns, with variables that the caller can set otherwise.
+func newExecVerb(f *flags, use, short string, minArgs int, command func(*localImage, []string) (argv, set []string, err error)) *cobra.Command {
 	e := &execFlags{}
 	c := &cobra.Command{
 		Use:   use,
@@ -82,10 +80,15 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 			return setupError(err)
 		}
 		defer l.Close()
-		argv, err := command(l, args[1:])
+		argv, set, err := command(l, args[1:])
 		if err != nil {
 			return setupError(fmt.Errorf("%s: %w", l.path, err))
 		}
+		more, err := f.setVariables(e)
+		if err != nil {
+			return setupError(err)
+		}
+		set = append(set, more...)
 		session, err := f.openSession(e)
 		if err != nil {
 			return setupError(err)
@@ -93,7 +96,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 		if e.shared = session != nil; e.shared {
 			defer session.Close()
 		}
-		spec, err := f.spec(e, l, argv)
+		spec, err := f.spec(e, l, argv, set)
 		if err != nil {
 			return setupError(err)
 		}
@@ -117,7 +120,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.StringArrayVarP(&e.binds, "bind", "B", nil, "show a directory or file of the host: SRC[:DST[:ro]], or a part of an image in a file: FILE:DST:image-src=PATH. Separated by commas (may be repeated)")
 	fl.StringArrayVar(&e.env, "env", nil, "set a variable: NAME=value (may be repeated)")
 	fl.StringVar(&e.envFile, "env-file", "", "set the variables of a file, a NAME=value on each line")
-	fl.BoolVarP(&e.cleanEnv, "cleanenv", "e", false, "pass on nothing of the environment")
+	fl.BoolVarP(&e.cleanEnv, "cleanenv", "e", false, "pass on nothing of the environment but TERM and the settings of proxies")
 	fl.BoolVarP(&e.contain, "contain", "c", false, "give it an empty home and /tmp, and few devices")
 	fl.BoolVar(&e.containAll, "containall", false, "--contain, --cleanenv, and processes of its own")
 	fl.BoolVar(&e.noHome, "no-home", false, "leave out the home directory")
@@ -149,11 +152,15 @@ func setupError(err error) error {
 	return &exitError{code: hpcrun.ExitSetup, err: err}
 }
 
-// spec makes of flags, environment and image what is to be run.
-func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, error) {
+// spec makes of flags, environment and image what is to be run: argv, with the variables in set.
+func (f *flags) spec(e *execFlags, l *localImage, argv, set []string) (*hpcrun.Spec, error) {
 	path, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
+	}
+	scripts := l.hasScripts()
+	if scripts {
+		argv = hpcrun.ActionExec.Command(hpcrun.SetVariables(set, argv))
 	}
 	spec := &hpcrun.Spec{
 		Image: hpcrun.Image{Path: path, Offset: l.offset, Size: l.size, ExtractDir: e.extractDir},
@@ -195,8 +202,12 @@ func (f *flags) spec(e *execFlags, l *localImage, argv []string) (*hpcrun.Spec, 
 	if spec.Injections, err = f.injections(e); err != nil {
 		return nil, err
 	}
-	spec.Env, err = f.environment(e, l, path, spec)
-	return spec, err
+	spec.Env = hpcrun.Environment(hpcrun.EnvInput{
+		Host: hostEnv(f.std.env), Clean: e.cleanEnv || e.containAll, Image: l.imageEnv(),
+		Injections: spec.Injections, Set: set, Scripts: scripts, Home: cmp.Or(spec.Home.Target, spec.Home.Source, f.std.getenv("HOME")),
+		ImagePath: path, ImageName: cmp.Or(l.name, filepath.Base(path)),
+	})
+	return spec, nil
 }
 
 // setLimits is about --ulimit and --umask.
@@ -345,9 +356,8 @@ func (f *flags) injections(e *execFlags) ([]hpcrun.Injection, error) {
 	return all, nil
 }
 
-// environment is the environment of the command: that of the image, of the
-// host, and what flags and prefixed variables set.
-func (f *flags) environment(e *execFlags, l *localImage, path string, spec *hpcrun.Spec) ([]string, error) {
+// setVariables are the variables that flags and prefixed variables of the caller set.
+func (f *flags) setVariables(e *execFlags) ([]string, error) {
 	set := prefixed(f.std.env)
 	if e.envFile != "" {
 		lines, err := readEnvFile(e.envFile)
@@ -362,18 +372,7 @@ func (f *flags) environment(e *execFlags, l *localImage, path string, spec *hpcr
 		}
 		set = append(set, kv)
 	}
-	home := spec.Home.Target
-	if home == "" {
-		home = spec.Home.Source
-	}
-	if home == "" {
-		home = f.std.getenv("HOME")
-	}
-	return hpcrun.Environment(hpcrun.EnvInput{
-		Host: hostEnv(f.std.env), Clean: e.cleanEnv || e.containAll, Image: l.imageEnv(),
-		Injections: spec.Injections, Set: set, Home: home,
-		ImagePath: path, ImageName: cmp.Or(l.name, filepath.Base(path)),
-	}), nil
+	return set, nil
 }
 
 // envPrefixes mark variables that are meant for the container, as Apptainer and
@@ -444,37 +443,57 @@ func (l *localImage) imageEnv() []string {
 }
 
 // hasScripts reports whether the environment of the image is in scripts that
-// only a shell can read: it was built by Apptainer from something else than an
-// OCI image.
+// only a shell can read: it was built from a definition file.
 func (l *localImage) hasScripts() bool {
-	if _, err := l.ociConfig(); err == nil {
+	if _, err := l.ociConfig(); err == nil && !l.attributes().OwnEnvironment() {
 		return false
 	}
-	for _, name := range []string{".singularity.d/actions/exec", "bin/sh"} {
-		if _, err := fs.Stat(l.fsys(), name); err != nil {
-			return false
-		}
-	}
-	return true
+	return l.has(".singularity.d/actions/exec") && l.has("bin/sh")
 }
 
-// execCommand is what runs args in the environment of the image.
-func (l *localImage) execCommand(args []string) []string {
-	if l.hasScripts() {
-		return hpcrun.ActionExec.Command(args)
+// attributes are what the builder of a SIF has said of its scripts.
+func (l *localImage) attributes() *sif.Attributes {
+	if l.sif == nil {
+		return &sif.Attributes{}
 	}
-	return args
+	meta, err := l.sif.Metadata()
+	if err != nil {
+		return &sif.Attributes{}
+	}
+	return &meta.Data.Attributes
 }
 
-// runCommand is what the image runs by itself.
-func (l *localImage) runCommand(args []string) ([]string, error) {
-	if config, err := l.ociConfig(); err == nil {
-		return hpcrun.Command(*config, args)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+func (l *localImage) has(name string) bool {
+	_, err := fs.Stat(l.fsys(), name)
+	return err == nil
+}
+
+const runscript = ".singularity.d/runscript"
+
+// runCommand is what the image runs by itself: the run script of its definition file before what the OCI image ran that it was made from.
+func (l *localImage) runCommand(args []string) (argv, set []string, err error) {
+	config, err := l.ociConfig()
+	switch {
+	case err == nil && !(l.attributes().OwnRunscript() && l.has(runscript)):
+		argv, err = hpcrun.Command(*config, args)
+		return argv, nil, err
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, nil, err
+	case l.has(runscript):
+		return append([]string{"/" + runscript}, args...), nil, nil
 	}
-	if l.hasScripts() {
-		return hpcrun.ActionRun.Command(args), nil
+	return nil, nil, errors.New("the image does not say what to run: use hpcimg exec")
+}
+
+// prompt is what a shell in an image asks with.
+const prompt = "hpcimg> "
+
+// shellCommand is a shell of the image: bash if it has that, without the files of the user's home directory, which are for the shell of the
+// host.
+func (l *localImage) shellCommand(args []string) (argv, set []string, err error) {
+	argv = []string{"/bin/sh"}
+	if l.has("bin/bash") {
+		argv = []string{"/bin/bash", "--norc"}
 	}
-	return nil, errors.New("the image does not say what to run: use hpcimg exec")
+	return append(argv, args...), []string{"SHELL=" + argv[0], "PS1=" + prompt}, nil
 }

@@ -102,6 +102,14 @@ func TestScripts(t *testing.T) {
 				}
 				ts.Check(writeOCISIF(ts.MkAbs(args[0]), layers))
 			},
+			// defined SQUASHFS ENVIRONMENT RUNSCRIPT FILE: writes a SIF of SQUASHFS as Apptainer does of a definition file that
+			// starts from demo, with these scripts.
+			"defined": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) != 4 {
+					ts.Fatalf("usage: defined SQUASHFS ENVIRONMENT RUNSCRIPT FILE")
+				}
+				ts.Check(writeDefined(ts.MkAbs(args[3]), ts.ReadFile(args[0]), ts.ReadFile(args[1]), ts.ReadFile(args[2])))
+			},
 		},
 	})
 }
@@ -186,15 +194,43 @@ func faulty(h http.Handler) http.Handler {
 func pushDemo(host, arch, repo string, layers [][]byte) error {
 	config := image.Config{}
 	config.OS, config.Architecture = "linux", arch
-	config.Config.Env = []string{"PATH=/bin", "GREETING=hello"}
-	config.Config.Cmd = []string{"/bin/sh", "-c", `echo "$GREETING world"`}
-	config.Config.Labels = map[string]string{"title": "demo"}
+	config.Config = demoConfig()
 	img, err := image.Build(config, image.LayerInput{Tar: layers[0]}, image.LayerInput{Tar: layers[1]})
 	if err != nil {
 		return err
 	}
 	_, err = imageregistry.Push(context.Background(), img, "docker://"+host+"/"+repo+":1", nil)
 	return err
+}
+
+func demoConfig() ocispec.ImageConfig {
+	return ocispec.ImageConfig{
+		Env: []string{"PATH=/bin", "GREETING=hello"}, Cmd: []string{"/bin/sh", "-c", `echo "$GREETING world"`}, Labels: map[string]string{"title": "demo"},
+	}
+}
+
+// writeDefined writes a SIF whose OCI configuration is that of demo, and whose scripts say more.
+func writeDefined(path, root, environment, runscript string) (err error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	w, err := sif.NewWriter(out, &sif.WriterOptions{Arch: runtime.GOARCH})
+	if err != nil {
+		return err
+	}
+	var meta sif.Metadata
+	meta.Data.Attributes.Environment = map[string]string{"/.singularity.d/env/90-environment.sh": environment}
+	meta.Data.Attributes.Runscript = runscript
+	described, err := json.Marshal(meta)
+	config, configErr := json.Marshal(demoConfig())
+	err = errors.Join(err, configErr, w.AddJSON(sif.NameInspectMetadata, described), w.AddJSON(sif.NameOCIConfig, config))
+	offset, beginErr := w.BeginPartition()
+	_, writeErr := out.WriteAt([]byte(root), offset)
+	err = errors.Join(err, beginErr, writeErr, w.EndPartition(int64(len(root))))
+	_, closeErr := w.Close()
+	return errors.Join(err, closeErr)
 }
 
 // writeOCISIF writes an OCI-SIF as SingularityCE does that keeps layers apart.
