@@ -2,7 +2,6 @@ package mount_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,33 +20,6 @@ import (
 	"hpcimg/mount"
 	"hpcimg/squashfs"
 )
-
-// writeImage makes an image of a tree.
-func writeImage(t testing.TB, tree testtree.Tree, o *squashfs.WriterOptions) string {
-	t.Helper()
-	image := filepath.Join(t.TempDir(), "image.sqfs")
-	err := squashfs.Create(t.Context(), image, o, func(ctx context.Context, w *squashfs.Writer) error {
-		return w.FromTar(ctx, bytes.NewReader(tree.Tar(nil)), nil)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image
-}
-
-func openImage(t testing.TB, path string) *squashfs.Reader {
-	t.Helper()
-	r, err := squashfs.Open(path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
-}
 
 // serve mounts a tree, as root in the initial namespaces, and returns the directory.
 func serve(t testing.TB, tree mount.Tree, o *mount.ServeOptions) (string, *mount.Server) {
@@ -109,36 +81,6 @@ func settle(t testing.TB, dir string) {
 	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// sample has a file of each kind, hard links, xattrs, holes and a directory of several metadata blocks.
-func sample() testtree.Tree {
-	tree := testtree.Tree{
-		testtree.Dir(".", 0o755),
-		testtree.Dir("a", 0o755),
-		testtree.Dir("a/empty", 0o711),
-		testtree.File("a/zero", 0o644, ""),
-		testtree.File("a/one", 0o640, "1", testtree.Owner(12, 34)),
-		testtree.File("a/big", 0o644, testtree.Text(1, 3_000_000)),
-		testtree.File("a/noise", 0o755, testtree.Bytes(1, 300_001)),
-		testtree.File("a/holes", 0o644, append(testtree.Zeros(500_000), "end"...)),
-		testtree.File("a/attrs", 0o4755, "x", testtree.Xattr("user.one", "1"), testtree.Xattr("trusted.two", "22")),
-		testtree.Symlink("a/link", "one"),
-		testtree.Symlink("a/dangling", "../no/such"),
-		testtree.Symlink("a/loop", "loop"),
-		testtree.Hardlink("a/hard", "a/one"),
-		testtree.Char("a/null", 0o666, 1, 3),
-		testtree.Dir("many", 0o755),
-	}
-	for i := range 700 {
-		name := filepath.Join("many", string(rune('a'+i%26))+"-a-rather-long-name-"+string(testtree.Text(uint64(i), 3)[:0])+itoa(i))
-		tree = append(tree, testtree.File(name, 0o644, testtree.Text(uint64(i), i)))
-	}
-	return tree
-}
-
-func itoa(i int) string {
-	return string([]byte{byte('0' + i/100), byte('0' + i/10%10), byte('0' + i%10)})
 }
 
 // TestServe runs one suite over our server with small and large blocks.

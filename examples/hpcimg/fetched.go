@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"hpcimg/convert"
 	"hpcimg/image"
@@ -111,28 +112,21 @@ func (f *flags) fetchedLayers(cmd *cobra.Command, ref string) (string, error) {
 
 // watchFile returns what fails once an open file has been changed.
 func watchFile(file *os.File) (unchanged func() error, err error) {
-	before, err := file.Stat()
-	if err != nil {
-		return nil, err
+	var before unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &before); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: file.Name(), Err: err}
 	}
 	return func() error {
-		after, err := file.Stat()
-		if err != nil {
-			return err
+		var after unix.Stat_t
+		if err := unix.Fstat(int(file.Fd()), &after); err != nil {
+			return &fs.PathError{Op: "stat", Path: file.Name(), Err: err}
 		}
-		if before.Size() != after.Size() || !before.ModTime().Equal(after.ModTime()) || changed(before) != changed(after) {
+		// The last of these times nobody can set.
+		if before.Size != after.Size || before.Mtim != after.Mtim || before.Ctim != after.Ctim {
 			return fmt.Errorf("%s: the file was changed while it was read: try again, or make it read-only for others", file.Name())
 		}
 		return nil
 	}, nil
-}
-
-// changed is the time that nobody can set.
-func changed(info fs.FileInfo) syscall.Timespec {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Ctim
-	}
-	return syscall.Timespec{}
 }
 
 // fetchedStore opens the cache, without which an image in layers cannot be run.
@@ -227,16 +221,18 @@ func fetchedIn(store *cache.Cache) (string, error) {
 
 // used notes that a file is used, in its time of access: that of modification tells whether it has changed.
 func used(path string) {
-	if info, err := os.Stat(path); err == nil && time.Since(accessed(info)) > usedAgain {
+	if t := accessed(path); !t.IsZero() && time.Since(t) > usedAgain {
 		_ = os.Chtimes(path, time.Now(), time.Time{})
 	}
 }
 
-func accessed(info fs.FileInfo) time.Time {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return time.Unix(st.Atim.Unix())
+// accessed returns the time of access, or zero of a file that is not there.
+func accessed(path string) time.Time {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return time.Time{}
 	}
-	return info.ModTime()
+	return time.Unix(st.Atim.Unix())
 }
 
 // fetchedFiles are the files of fetchedDir, those used least recently first.
@@ -249,7 +245,7 @@ func fetchedFiles(store *cache.Cache) ([]cache.Info, error) {
 	for _, e := range entries {
 		info, err := e.Info()
 		if err == nil && info.Mode().IsRegular() && strings.HasSuffix(e.Name(), ".sif") {
-			files = append(files, cache.Info{Kind: "image", Key: e.Name(), Size: info.Size(), Used: accessed(info), Tier: store.Dir()})
+			files = append(files, cache.Info{Kind: "image", Key: e.Name(), Size: info.Size(), Used: accessed(filepath.Join(store.Dir(), fetchedDir, e.Name())), Tier: store.Dir()})
 		}
 	}
 	slices.SortFunc(files, func(a, b cache.Info) int { return a.Used.Compare(b.Used) })
