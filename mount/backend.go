@@ -154,7 +154,7 @@ func (a *attempt) try(b Backend) (err error) {
 			}
 		}
 	case BackendSquashfuse:
-		err = squashfuse(a.ctx, a.f, a.target, a.o, a.admitted)
+		err = mountSquashfuse(a.ctx, a.f, a.target, a.o, a.admitted)
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", b, err)

@@ -25,8 +25,8 @@ func reopen(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// squashfuse starts squashfuse_ll, which goes into the background when it has mounted.
-func squashfuse(ctx context.Context, f *os.File, target string, o *ImageOptions, thisFile bool) error {
+// mountSquashfuse starts squashfuse_ll, which goes into the background when it has mounted.
+func mountSquashfuse(ctx context.Context, f *os.File, target string, o *ImageOptions, thisFile bool) error {
 	program, err := exec.LookPath(cmp.Or(o.Squashfuse, "squashfuse_ll"))
 	if err != nil {
 		return err

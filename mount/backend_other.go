@@ -9,4 +9,6 @@ import (
 
 func reopen(f *os.File) (*os.File, error) { return nil, unsupported() }
 
-func squashfuse(context.Context, *os.File, string, *ImageOptions, bool) error { return unsupported() }
+func mountSquashfuse(context.Context, *os.File, string, *ImageOptions, bool) error {
+	return unsupported()
+}

@@ -32,12 +32,16 @@ const (
 	CheckMemfdExec = "memfd exec"
 	// CheckFusermount: the set-uid program fusermount3 mounts file systems in user space where all of the host sees them.
 	CheckFusermount = "fusermount3"
+	// CheckSquashfuse: the program squashfuse_ll serves images, without fusermount3. Its version is the Detail.
+	CheckSquashfuse = "squashfuse_ll"
 )
 
 // A Check is something that was tried.
 type Check struct {
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
+	// Detail is what was found, such as the path and version of a program, whether it works or not; empty if there is nothing to say.
+	Detail string `json:"detail,omitempty"`
 	// Reason says what happened, Remedy what would help; both are empty if it worked.
 	Reason string `json:"reason,omitempty"`
 	Remedy string `json:"remedy,omitempty"`
@@ -89,7 +93,7 @@ func (r *Report) String() string {
 			verdict = "no "
 		}
 		fmt.Fprintf(&b, "%s  %s\n", verdict, c.Name)
-		for _, line := range []string{c.Reason, c.Remedy} {
+		for _, line := range []string{c.Detail, c.Reason, c.Remedy} {
 			if line != "" {
 				fmt.Fprintf(&b, "       %s\n", line)
 			}

@@ -36,6 +36,7 @@ func probe(ctx context.Context) []Check {
 	p.add(CheckMemfdExec, tryMemfd(p.ctx), memfdRemedy())
 	err := p.helper()
 	p.add(CheckFusermount, err, p.helperRemedy(err))
+	p.squashfuse()
 	run := Check{Name: CheckRun, OK: (p.root || p.checks[1].OK) && p.has(CheckOpenat2)}
 	if !run.OK {
 		run.Reason, run.Remedy = "neither root nor user namespaces, or a kernel before 5.6", p.checks[1].Remedy
@@ -58,6 +59,10 @@ func (p *prober) add(name string, err error, remedy string) {
 
 // inNamespace tries calls in a mount namespace with a fresh tmpfs on /tmp; user says whether a user namespace is made too.
 func (p *prober) inNamespace(user bool, calls ...fork.Call) error {
+	return fork.Try(p.ctx, namespaceCalls(user, calls...), nil)
+}
+
+func namespaceCalls(user bool, calls ...fork.Call) []fork.Call {
 	uid, gid := os.Geteuid(), os.Getegid()
 	flags := uintptr(unix.CLONE_NEWNS)
 	if user {
@@ -72,8 +77,7 @@ func (p *prober) inNamespace(user bool, calls ...fork.Call) error {
 		fork.Mount(fork.At(""), fork.At("/"), "", unix.MS_REC|unix.MS_SLAVE),
 		fork.Mount(fork.At(""), fork.At("/tmp"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV),
 	)
-	table = append(append(table, calls...), fork.Exit())
-	return fork.Try(p.ctx, table, nil)
+	return append(append(table, calls...), fork.Exit())
 }
 
 func overlayCalls() []fork.Call {
@@ -90,7 +94,7 @@ func setAttrCalls() []fork.Call {
 // fuseCalls mount a file system that nobody serves; it goes with the child.
 func fuseCalls() []fork.Call {
 	return []fork.Call{
-		fork.Open(fork.CWD, "/dev/fuse", unix.O_RDWR, 0, "fuse"),
+		fork.Open(fork.CWD, fuseDevice, unix.O_RDWR, 0, "fuse"),
 		fork.Mkdir(fork.CWD, "/tmp/m", 0o755),
 		fork.Mount(
 			fork.At(""), fork.At("/tmp/m"), "fuse", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV,

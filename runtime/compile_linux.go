@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"hpcimg/internal/squashfuse"
 	"hpcimg/squashfs"
 )
 
@@ -167,7 +168,19 @@ func (c *compiler) obstacle(b Backend) string {
 	case b == BackendKernel && c.plan.offset%512 != 0:
 		return "the image is not aligned"
 	case b == BackendKernel:
-		return c.doubt()
+		return c.doubt("the kernel")
+	case b == BackendSquashfuse:
+		if why := c.obstacle(BackendFUSE); why != "" {
+			return why
+		}
+		var err error
+		if c.plan.squashfuse, err = squashfuse.Find(c.ctx, c.spec.Image.Squashfuse); err != nil {
+			return err.Error()
+		}
+		if c.userNS() && c.host.uid != 0 && c.spec.Identity == IdentitySame && !c.plan.squashfuse.SetsOwner {
+			c.note("%s cannot be told who the files belong to: what users other than the caller keep to themselves in the image cannot be read", c.plan.squashfuse.Version)
+		}
+		return c.doubt(squashfuse.Name)
 	case b == BackendFUSE:
 		f, err := os.OpenFile(c.fuseDevice(), os.O_RDWR, 0)
 		switch {
@@ -183,10 +196,18 @@ func (c *compiler) obstacle(b Backend) string {
 	return ""
 }
 
-// chooseBackend takes the backend of the specification, or the first that works, and notes why none before it does.
+// merits say why BackendAuto takes what it takes, where it can.
+var merits = map[Backend]string{
+	BackendKernel:  "for root nothing is faster",
+	BackendFUSE:    "this process serves it to the command's namespaces, for which nobody else is needed",
+	BackendExtract: "unpacked for this command, which takes neither device nor privileges, and longest",
+}
+
+// chooseBackend takes the backend of the specification, or the first that works, and notes why, and why none before it does.
+// BackendSquashfuse is not among those: it needs what BackendFUSE needs, and what that cannot read no plan can be made for.
 func (c *compiler) chooseBackend() error {
 	switch b := c.spec.Image.Backend; b {
-	case BackendExtract, BackendKernel, BackendFUSE:
+	case BackendExtract, BackendKernel, BackendFUSE, BackendSquashfuse:
 		if why := c.obstacle(b); c.ctx.Err() != nil {
 			return c.ctx.Err()
 		} else if why != "" {
@@ -206,6 +227,7 @@ func (c *compiler) chooseBackend() error {
 			}
 			if why == "" {
 				c.plan.backend = b
+				c.note("backend %s: %s", b, merits[b])
 				return nil
 			}
 			c.note("not backend %s: %s", b, why)
@@ -217,9 +239,9 @@ func (c *compiler) chooseBackend() error {
 // harmless are deviations from the format that no reader minds; older tools have written them.
 var harmless = []squashfs.CheckRule{squashfs.RuleLinkCount, squashfs.RulePadding4K, squashfs.RuleUnused}
 
-// doubt says what is in an image that the kernel should not be given. It looks at tables, not at the contents of files,
+// doubt says what is in an image that the kernel, or whoever else parses it, should not be given. It looks at tables, not at the contents of files,
 // which kernels have always had to expect damage in.
-func (c *compiler) doubt() string {
+func (c *compiler) doubt(parser string) string {
 	if c.spec.Image.Trusted {
 		return ""
 	}
@@ -230,7 +252,7 @@ func (c *compiler) doubt() string {
 	}
 	for _, finding := range report.Findings {
 		if !slices.Contains(harmless, finding.Rule) {
-			return fmt.Sprintf("the image is not given to the kernel, unless it is trusted: %s at %d: %s", finding.Structure, finding.Offset, finding.Message)
+			return fmt.Sprintf("the image is not given to %s, unless it is trusted: %s at %d: %s", parser, finding.Structure, finding.Offset, finding.Message)
 		}
 	}
 	return ""

@@ -13,7 +13,7 @@
 // Compile checks a Spec against host and image and turns it into a Plan, a table of system calls. Plan.String prints it:
 // that is the dry run, and it is exact. Start makes a child that makes the calls of the table, in its own mount namespace, and
 // executes the command: a program generated into memory, or a fork where hosts forbid that (Executor; package internal/fork
-// has the how). No helper program, no setuid, no cgo, no second start of the
+// has the how). No helper program (but squashfuse_ll, for who asks for it), no setuid, no cgo, no second start of the
 // caller's program.
 //
 // The package's name shadows one of the standard library: import it as hpcrun.
@@ -23,10 +23,11 @@
 //	directory   a directory is bound
 //	kernel      a squashfs image is mounted by the kernel over a loop device: root only
 //	fuse        a squashfs image is served by this process, through /dev/fuse and without a helper
+//	squashfuse  a squashfs image is served by squashfuse_ll of the host, through /dev/fuse and without fusermount3: on request only
 //	extract     a squashfs image is unpacked, into memory of the mount namespace, or into a temporary directory
 //
-// BackendAuto takes the first that works for the image and the user, and Plan.String says why not those before it. The kernel
-// gets images whose tables are in order only (squashfs.Check), unless they are Trusted. The root directory is read-only, nosuid and nodev.
+// BackendAuto takes the first that works for the image and the user, and Plan.String says why, and why not those before it. The kernel
+// and squashfuse_ll get images whose tables are in order only (squashfs.Check), unless they are Trusted. The root directory is read-only, nosuid and nodev.
 // Mount points that an image lacks are made in an overlay in front of it; the image is never written to. Overlay makes the
 // root directory writable, in memory or in a directory, or lays directories and further images over the image. Parts of images
 // can be bound (Bind.ImageDir); what is not the image itself is always served through FUSE.

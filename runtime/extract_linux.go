@@ -42,14 +42,19 @@ func (p *Plan) unpack(ctx context.Context, root *os.Root) error {
 }
 
 // serve does for the child what it cannot do itself, in the order in which it asks.
-func (p *Plan) serve(ctx context.Context, pid int, socket *os.File, held *shared) error {
+func (p *Plan) serve(ctx context.Context, proc *Process, socket *os.File, held *shared) error {
 	if p.idMaps[users] != nil {
-		if err := p.applyMaps(ctx, pid, socket); err != nil {
+		if err := p.applyMaps(ctx, proc.pid, socket); err != nil {
 			return err
 		}
 	}
 	if p.served() {
 		if err := p.serveFUSE(ctx, socket, held); err != nil {
+			return err
+		}
+	}
+	if p.backend == BackendSquashfuse {
+		if err := p.haveServed(ctx, socket, proc); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,7 @@ func (c *compiler) fuseDevice() string { return cmp.Or(c.spec.Image.FUSEDevice, 
 // has been read, is shared by all commands of the plan; but where somebody is asked at each start, nothing is taken that was
 // read before they have answered.
 func (c *compiler) serveImage() error {
+	c.plan.owner = c.owner()
 	if !c.plan.served() {
 		return nil
 	}
@@ -35,7 +36,6 @@ func (c *compiler) serveImage() error {
 		}
 		c.plan.nodes = append(c.plan.nodes, node)
 	}
-	c.plan.owner = c.owner()
 	if c.plan.admit != nil {
 		return nil
 	}
@@ -93,18 +93,18 @@ func (c *compiler) owner() func(uid, gid uint32) (uint32, uint32) {
 	}
 }
 
-// fuse mounts what this process serves at base, and hands the device over. It was opened in the user namespace, which the
+// fuse mounts at base what is served through the device dev, and hands that over. It was opened in the user namespace, which the
 // kernel insists on, and before anything covered it.
-func (e *emitter) fuse(base string) {
+func (e *emitter) fuse(dev fork.FD, base string) {
 	uid, gid := e.host.uid, e.host.gid
 	if e.spec.Identity != IdentitySame && e.userNS() {
 		uid, gid = 0, 0
 	}
 	options := strings.TrimPrefix(mount.FuseData(0, uid, gid), "fd=0")
 	e.add(
-		fork.Mount(fork.At("hpcimg"), fork.At(base), "fuse", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, fork.At("fd="), fork.Number("fuse"), fork.At(options)),
-		fork.SendFD("sync", "fuse"),
-		fork.Close("fuse"),
+		fork.Mount(fork.At("hpcimg"), fork.At(base), "fuse", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, fork.At("fd="), fork.Number(dev), fork.At(options)),
+		fork.SendFD("sync", dev),
+		fork.Close(dev),
 	)
 }
 

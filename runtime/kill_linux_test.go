@@ -51,7 +51,7 @@ func TestKillRounds(t *testing.T) {
 		for i := range rounds {
 			cmd := exec.Command("/proc/self/exe", image, string(spec.Image.Backend))
 			executor := []string{"memfd", "fork"}[i%2]
-			cmd.Env = []string{helpVar + "=1", mark, executorVar + "=" + executor, "HPCIMG_FUSE=" + spec.Image.FUSEDevice}
+			cmd.Env = []string{helpVar + "=1", mark, "PATH=" + os.Getenv("PATH"), executorVar + "=" + executor, "HPCIMG_FUSE=" + spec.Image.FUSEDevice}
 			if spec.Namespaces.User {
 				cmd.Env = append(cmd.Env, userVar+"=1")
 			}
@@ -117,7 +117,7 @@ func TestCommandsKilled(t *testing.T) {
 		}
 		mark := "HPCIMG_TEST_MARK=" + t.Name()
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", spec.Image.Path, string(spec.Image.Backend), strconv.Itoa(rounds))
-		cmd.Env = []string{helpVar + "=rounds", mark, "HPCIMG_FUSE=" + spec.Image.FUSEDevice, sessionVar + "=" + filepath.Join(t.TempDir(), "session")}
+		cmd.Env = []string{helpVar + "=rounds", mark, "PATH=" + os.Getenv("PATH"), "HPCIMG_FUSE=" + spec.Image.FUSEDevice, sessionVar + "=" + filepath.Join(t.TempDir(), "session")}
 		if spec.Namespaces.User {
 			cmd.Env = append(cmd.Env, userVar+"=1")
 		}

@@ -161,6 +161,11 @@ func fuse(t testing.TB) {
 	oracle.UserNS(t)
 }
 
+func squashfuse(t testing.TB) {
+	fuse(t)
+	oracle.Tool(t, "squashfuse_ll")
+}
+
 func backends(t testing.TB) []backend {
 	dir, file := rootDir(), imageFile()
 	device := fuseDevice(t)
@@ -172,11 +177,13 @@ func backends(t testing.TB) []backend {
 		{name: "memory in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract}, need: oracle.UserNS, user: true},
 		{name: "fuse", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendFUSE, FUSEDevice: device}, need: fuse},
 		{name: "fuse in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendFUSE, FUSEDevice: device}, need: fuse, user: true},
+		{name: "squashfuse", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendSquashfuse, FUSEDevice: device}, need: squashfuse},
+		{name: "squashfuse in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendSquashfuse, FUSEDevice: device}, need: squashfuse, user: true},
 		{name: "disk", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract, ExtractDir: t.TempDir()}, need: namespaces},
 	}
 	if testing.Short() {
 		return slices.DeleteFunc(all, func(b backend) bool {
-			return b.name == "directory" || b.name == "fuse" || b.name == "memory in user namespace" || b.name == "disk"
+			return b.name == "directory" || b.name == "fuse" || b.name == "memory in user namespace" || b.name == "squashfuse" || b.name == "disk"
 		})
 	}
 	return all

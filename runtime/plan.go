@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"hpcimg/internal/squashfuse"
 	"hpcimg/mount"
 )
 
@@ -25,7 +26,8 @@ type Plan struct {
 	extractDir   string
 	admit        func(ctx context.Context, f *os.File, offset, size int64) error
 	admitOthers  func(ctx context.Context, f *os.File, offset, size int64) error
-	tree         mount.Tree // what BackendFUSE serves
+	tree         mount.Tree          // what BackendFUSE serves
+	squashfuse   *squashfuse.Program // what serves it for BackendSquashfuse
 	owner        func(uid, gid uint32) (uint32, uint32)
 	nodes        []mount.Node // what the tree has besides the image
 	extras       []*extra     // images besides the one that the command runs in
@@ -91,6 +93,9 @@ func (p *Plan) String() string {
 	b.WriteString("# image " + p.image + ", backend " + string(p.backend) + "\n")
 	for _, note := range p.notes {
 		b.WriteString("# " + strings.ReplaceAll(note, "\n", " ") + "\n")
+	}
+	if p.squashfuse != nil {
+		b.WriteString("# served by " + p.squashfuse.Path + ", " + p.squashfuse.Version + "\n")
 	}
 	for _, x := range p.extras {
 		b.WriteString("# served too, as " + x.name + ": " + x.path + "\n")

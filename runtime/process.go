@@ -5,6 +5,9 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
+
+	"hpcimg/internal/squashfuse"
 )
 
 // StartOptions are the options of Plan.Start.
@@ -41,7 +44,8 @@ type Process struct {
 	reaped bool
 	// executor is what carried out the plan.
 	executor Executor
-	done     chan struct{} // closed when the process has been waited for
+	server   atomic.Pointer[squashfuse.Server] // what serves the image, if that is not this process
+	done     chan struct{}                     // closed when the process has been waited for
 	state    *os.ProcessState
 	err      error
 }

@@ -387,7 +387,7 @@ func TestKilled(t *testing.T) {
 				}
 			}
 			cmd := exec.Command("/proc/self/exe", image, string(b.backend))
-			cmd.Env = []string{helpVar + "=1", "HPCIMG_FUSE=" + fuseDevice(t)}
+			cmd.Env = []string{helpVar + "=1", "PATH=" + os.Getenv("PATH"), "HPCIMG_FUSE=" + fuseDevice(t)}
 			stdout, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)

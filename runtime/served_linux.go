@@ -92,7 +92,7 @@ func (e *emitter) serveExtras() {
 		return
 	}
 	e.add(fork.Mkdir(fork.CWD, e.servedDir(), 0o755))
-	e.fuse(e.servedDir())
+	e.fuse("fuse", e.servedDir())
 }
 
 // bindImage places a directory, or a file, of an image.

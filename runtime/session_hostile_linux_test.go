@@ -302,7 +302,7 @@ func TestSessionOfOthers(t *testing.T) {
 func rank(t testing.TB, spec hpcrun.Spec, dir, mark string) (*exec.Cmd, io.Reader) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", spec.Image.Path, string(spec.Image.Backend))
-	cmd.Env = []string{helpVar + "=1", sessionVar + "=" + dir, "HPCIMG_FUSE=" + spec.Image.FUSEDevice, userVar + "=1", mark}
+	cmd.Env = []string{helpVar + "=1", "PATH=" + os.Getenv("PATH"), sessionVar + "=" + dir, "HPCIMG_FUSE=" + spec.Image.FUSEDevice, userVar + "=1", mark}
 	stdout, err := cmd.StdoutPipe()
 	mustAll(t, err, cmd.Start())
 	t.Cleanup(func() {

@@ -96,7 +96,7 @@ func sleeper(t testing.TB, spec hpcrun.Spec, dir string, executor hpcrun.Executo
 		image.Backend = hpcrun.BackendDirectory
 	}
 	cmd := exec.Command("/proc/self/exe", image.Path, string(image.Backend))
-	cmd.Env = []string{helpVar + "=1", sessionVar + "=" + dir, executorVar + "=" + string(executor), "HPCIMG_FUSE=" + image.FUSEDevice}
+	cmd.Env = []string{helpVar + "=1", "PATH=" + os.Getenv("PATH"), sessionVar + "=" + dir, executorVar + "=" + string(executor), "HPCIMG_FUSE=" + image.FUSEDevice}
 	if spec.Namespaces.User {
 		cmd.Env = append(cmd.Env, userVar+"=1")
 	}

@@ -75,11 +75,13 @@ type Image struct {
 	Offset, Size int64
 	// Backend is how the contents are reached.
 	Backend Backend
-	// Trusted images are given to the kernel unchecked. Others have their tables looked at first (squashfs.Check without the
-	// contents of files): the kernel's parser was not written for images that somebody has made to break it.
+	// Trusted images are given to the kernel, or to squashfuse_ll, unchecked. Others have their tables looked at first
+	// (squashfs.Check without the contents of files): those parsers were not written for images that somebody has made to break them.
 	Trusted bool
-	// FUSEDevice is the device for BackendFUSE; empty means /dev/fuse.
+	// FUSEDevice is the device for BackendFUSE and BackendSquashfuse; empty means /dev/fuse.
 	FUSEDevice string
+	// Squashfuse is the program of BackendSquashfuse; empty means squashfuse_ll in PATH.
+	Squashfuse string
 	// ExtractDir is a directory in which BackendExtract makes a temporary one. Empty means memory: then the copy
 	// vanishes with the process, whatever ends it.
 	ExtractDir string
@@ -101,6 +103,11 @@ const (
 	// BackendFUSE serves squashfs from this process, which has to live as long as anything uses the image. It needs
 	// access to /dev/fuse, and no helper.
 	BackendFUSE Backend = "fuse"
+	// BackendSquashfuse serves squashfs from squashfuse_ll, a program of the host's, which has to be built with libfuse 3.3 or
+	// later. It lives as long as anything uses the image, this process or not. Nothing is gained by it where BackendFUSE works,
+	// and it needs the same device: BackendAuto never takes it. Versions before 0.2 show files of users that the command's
+	// user namespace does not have as those of nobody.
+	BackendSquashfuse Backend = "squashfuse"
 	// BackendExtract unpacks squashfs, by default into memory of the mount namespace.
 	BackendExtract Backend = "extract"
 )

@@ -88,7 +88,7 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 	if r.child != nil {
 		r.child.Close() // the copy of the child is the only one now, and closed if it fails
 		held := &shared{}
-		err := p.serve(ctx, child.PID, r.parent, held)
+		err := p.serve(ctx, proc, r.parent, held)
 		if err == nil && lead != nil {
 			err = lead(held)
 		} else {
@@ -96,21 +96,24 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 		}
 		if err != nil && !errors.Is(err, errNoDescriptor) {
 			child.Close()
-			_ = proc.Kill()
-			_, _ = proc.Wait()
+			proc.abandon()
 			return nil, err
 		}
 	}
 	if err := proc.ready(ctx, child); err != nil {
-		return nil, p.reason(ctx, err)
+		return nil, p.reason(ctx, proc, err)
 	}
 	return proc, nil
 }
 
-// reason adds what the kernel has against an image that it has refused to mount. Only a mount of another kind than that of the
-// table tells.
-func (p *Plan) reason(ctx context.Context, err error) error {
+// reason adds what the kernel has against an image that it has refused to mount, or what the server of the image has said. Only a
+// mount of another kind than that of the table tells the former.
+func (p *Plan) reason(ctx context.Context, proc *Process, err error) error {
 	e, ok := errors.AsType[*SetupError](err)
+	if said := proc.served(); ok && said != nil {
+		e.Advice = "the image's server has ended: " + said.Error()
+		return err
+	}
 	if !ok || p.backend != BackendKernel || !errors.Is(e, unix.EINVAL) || !strings.Contains(e.Call, `"squashfs"`) {
 		return err
 	}
@@ -132,8 +135,7 @@ func (p *Process) ready(ctx context.Context, child *fork.Child) error {
 	if err == nil {
 		return nil
 	}
-	_ = p.Kill()
-	_, _ = p.Wait()
+	p.abandon()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -151,9 +153,14 @@ func (p *Process) reap() {
 		}
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.state, p.err = process.Wait()
 	p.reaped = true
+	p.mu.Unlock()
+	if p.err == nil && !p.state.Success() {
+		if err := p.served(); err != nil {
+			p.err = fmt.Errorf("runtime: the image's server ended before the command, which did so with %v: %w", p.state, err)
+		}
+	}
 }
 
 // signal sends a signal to a process that has not been reaped: its number is nobody else's.
@@ -185,7 +192,7 @@ func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error)
 		return r, err
 	}
 	r.calls = p.calls
-	if p.joined != nil || p.idMaps[users] != nil || p.served() || p.backend == BackendExtract && p.extractDir == "" {
+	if p.joined != nil || p.idMaps[users] != nil || p.served() || p.backend == BackendSquashfuse || p.backend == BackendExtract && p.extractDir == "" {
 		if err := r.socketpair(); err != nil {
 			return r, err
 		}

@@ -131,6 +131,9 @@ func (e *emitter) sources() {
 	if e.plan.served() {
 		e.add(fork.Open(fork.CWD, e.fuseDevice(), unix.O_RDWR, 0, "fuse"))
 	}
+	if e.plan.backend == BackendSquashfuse {
+		e.add(fork.Open(fork.CWD, e.fuseDevice(), unix.O_RDWR, 0, "squashfuse"))
+	}
 	e.overlaySources()
 	for _, it := range e.items {
 		if it.kind == itemBind {
@@ -160,7 +163,14 @@ func (e *emitter) rootDir() {
 	case e.plan.backend == BackendFUSE && len(e.plan.extras) > 0:
 		e.add(fork.OpenTree(e.servedDir()+"/"+rootName, false, "image"), fork.AttachAt("image", base))
 	case e.plan.backend == BackendFUSE:
-		e.fuse(base)
+		e.fuse("fuse", base)
+	case e.plan.backend == BackendSquashfuse:
+		e.fuse("squashfuse", base)
+		if overlay {
+			// An overlay takes over what the kernel knows of this directory, which is no more than the mount's options said
+			// (mode 0) unless somebody has looked into it.
+			e.add(fork.Open(fork.CWD, base+"/.", unix.O_PATH|unix.O_DIRECTORY, 0, "base"), fork.Close("base"))
+		}
 	case inMemory:
 		options := fmt.Sprintf("mode=0755,size=%d,nr_inodes=%d", e.plan.tmpfsSize, e.plan.tmpfsInodes)
 		e.add(
@@ -187,9 +197,14 @@ func (e *emitter) rootDir() {
 		e.overlay(base, root)
 	}
 	e.add(fork.Open(fork.CWD, root, unix.O_PATH|unix.O_DIRECTORY, 0, "root"))
-	if !overlay && !inMemory && e.plan.backend != BackendKernel && e.plan.backend != BackendFUSE {
+	if !overlay && !inMemory && !e.mounted() {
 		e.attributes("root", imageFlags, true, e.plan.image)
 	}
+}
+
+// mounted says whether the image is a mount of its own, with attributes as they should be.
+func (e *emitter) mounted() bool {
+	return slices.Contains([]Backend{BackendKernel, BackendFUSE, BackendSquashfuse}, e.plan.backend)
 }
 
 func (e *emitter) inMemory() bool {

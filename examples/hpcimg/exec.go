@@ -136,7 +136,7 @@ func (e *execFlags) add(c *cobra.Command) {
 	fl.StringVar(&e.session, "session", "", "share mounts and user namespace with the commands of the same `tag`; auto is the job step (as with --mpi)")
 	fl.BoolVarP(&e.fakeroot, "fakeroot", "f", false, "be root inside")
 	fl.StringVar(&e.extractDir, "tmp-dir", "", "unpack the image here instead of into memory, where it cannot be mounted")
-	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, fuse, extract or directory")
+	fl.StringVar(&e.backend, "backend", "auto", "how to reach the image: auto, kernel, fuse, squashfuse, extract or directory")
 	fl.BoolVar(&e.trust, "trust", false, "give the image to the kernel unchecked (root)")
 	fl.BoolVar(&e.writable, "writable-tmpfs", false, "make the image writable in memory: changes go with the command")
 	fl.StringArrayVar(&e.overlays, "overlay", nil, "keep changes to the image in a directory: DIR; or lay one over it, DIR:ro, or a squashfs image or SIF file, FILE (may be repeated)")
@@ -258,10 +258,10 @@ func (e *execFlags) backendOf() (hpcrun.Backend, error) {
 	switch b := hpcrun.Backend(e.backend); b {
 	case "auto":
 		return hpcrun.BackendAuto, nil
-	case hpcrun.BackendKernel, hpcrun.BackendFUSE, hpcrun.BackendExtract, hpcrun.BackendDirectory:
+	case hpcrun.BackendKernel, hpcrun.BackendFUSE, hpcrun.BackendSquashfuse, hpcrun.BackendExtract, hpcrun.BackendDirectory:
 		return b, nil
 	}
-	return "", usagef("--backend %s: not one of auto, kernel, fuse, extract and directory", e.backend)
+	return "", usagef("--backend %s: not one of auto, kernel, fuse, squashfuse, extract and directory", e.backend)
 }
 
 func parseBinds(flags []string) ([]hpcrun.Bind, error) {

@@ -257,6 +257,14 @@ func Keep(fd, out FD) Call {
 	return Call{name: "fcntl", nr: unix.SYS_FCNTL, args: []arg{fdArg(fd), word(unix.F_DUPFD_CLOEXEC, "F_DUPFD_CLOEXEC"), word(3, "3")}, out: out, kind: kindFD}
 }
 
+// Inherit has the program get fd under the number that it has in this table. What CloseOthers has marked before is no longer so.
+func Inherit(fd FD) Call {
+	return Call{name: "fcntl", nr: unix.SYS_FCNTL, args: []arg{fdArg(fd), word(unix.F_SETFD, "F_SETFD"), word(0, "0")}}
+}
+
+// Setsid starts a session, without a terminal: signals of the caller's do not come here.
+func Setsid() Call { return Call{name: "setsid", nr: unix.SYS_SETSID} }
+
 // Chdir changes the working directory.
 func Chdir(path string) Call {
 	return Call{name: "chdir", nr: unix.SYS_CHDIR, args: []arg{str(path)}, path: path}

@@ -87,11 +87,11 @@ var arrows = map[string]rule{
 	"convert/internal/merge": {"convert/internal/layer", "", "names and attributes of several layers, no contents"},
 
 	"mount": {
-		"squashfs internal/fork mount/internal/wire", "golang.org/x/sys",
+		"squashfs internal/fork internal/squashfuse mount/internal/wire", "golang.org/x/sys",
 		"mounts a file, serves a tree; what is in it is the reader's business",
 	},
 	"mount/internal/wire": {"", "", "the byte layout of FUSE; values in, bytes out"},
-	"runtime":             {"image mount squashfs sif internal/fork", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
+	"runtime":             {"image mount squashfs sif internal/fork internal/squashfuse", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
 	"runtime/gpu":         {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
 	"runtime/seccomp":     {"", "", "a filter is bytes that runtime hands to the kernel"},
 	"runtime/mpi":         {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
@@ -105,6 +105,7 @@ var arrows = map[string]rule{
 	"internal/inflate":      {"", "", "deflate, zlib and gzip: bytes in, bytes out"},
 	"internal/ldcache":      {"", "", "the dynamic linker's cache: which library files a host has"},
 	"internal/meter":        {"", "", "counters and a ticker"},
+	"internal/squashfuse":   {"internal/fork", "golang.org/x/sys", "a program of the host for one FUSE device; who mounts that, and where, is nobody's business there"},
 	"internal/sifedit":      {"internal/atomicfile", "sylabs/sif golang.org/x/sys", "what sif and sign share of sylabs/sif"},
 
 	"internal/oracle":      {"", "golang.org/x/sys", "test support"},
