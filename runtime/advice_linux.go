@@ -32,8 +32,6 @@ func advice(e *fork.Error) string {
 		check = mount.CheckOverlay
 	case strings.HasPrefix(call, `mount("hpcimg"`):
 		check = mount.CheckFUSE
-	case strings.Contains(call, `"squashfs"`):
-		check = mount.CheckKernelSquashfs
 	default:
 		return ""
 	}

@@ -165,6 +165,8 @@ func (c *compiler) obstacle(b Backend) string {
 		return "the kernel mounts no squashfs in a user namespace"
 	case b == BackendKernel && !c.host.loop:
 		return "there are no loop devices here"
+	case b == BackendKernel && !c.host.squashfs:
+		return "the kernel has no squashfs (an administrator can load the module: modprobe squashfs)"
 	case b == BackendKernel && c.plan.offset%512 != 0:
 		return "the image is not aligned"
 	case b == BackendKernel:

@@ -154,3 +154,57 @@ func withoutMemfd() int {
 	}
 	return 0
 }
+
+// TestNoFUSE has a host without a FUSE device, one whose device is closed, and root's without the kernel's squashfs: images run all the same, and the plan
+// says by what, what is in the way of anything better, and who can remove it.
+func TestNoFUSE(t *testing.T) {
+	t.Parallel()
+	namespaces(t)
+	closed := filepath.Join(t.TempDir(), "closed")
+	mustAll(t, os.WriteFile(closed, nil, 0))
+	uid, gid := os.Getuid(), os.Getgid()
+	root, here := hpcrun.Facts{UID: uid, GID: gid, Admin: true}, hpcrun.Facts{UID: uid, GID: gid}
+	bare := root
+	bare.NoSquashfs = true
+	for _, test := range []struct {
+		name, device string
+		facts        hpcrun.Facts
+		backend      hpcrun.Backend
+		notes        []string
+	}{
+		{"root without a device", "/no/fuse", root, hpcrun.BackendKernel, []string{"for root nothing is faster"}},
+		{"a user without a device", "/no/fuse", here, hpcrun.BackendExtract, []string{"not backend kernel: only root", "not backend fuse: open /no/fuse: no such file", "modprobe fuse", "backend extract: unpacked"}},
+		{"a user whose device is closed", closed, here, hpcrun.BackendExtract, []string{"not backend kernel: only root", "not backend fuse: open " + closed + ": permission denied", "chmod 0666 " + closed, "backend extract: unpacked"}},
+		{"root without squashfs", "/no/fuse", bare, hpcrun.BackendExtract, []string{"not backend kernel: the kernel has no squashfs", "modprobe squashfs", "not backend fuse", "backend extract"}},
+	} {
+		if test.device == closed && uid == 0 {
+			continue // to root nothing is closed
+		}
+		spec := hpcrun.Spec{Image: hpcrun.Image{Path: imageFile(), FUSEDevice: test.device}, Args: []string{"true"}, Env: []string{"PATH=/bin"}, Omit: hpcrun.Omit{Home: true}}
+		plan, err := hpcrun.CompileOn(t.Context(), &spec, test.facts)
+		mustAll(t, err)
+		notes := strings.Join(plan.Notes(), "\n")
+		if plan.Backend() != test.backend {
+			t.Errorf("%s: by %s", test.name, plan.Backend())
+		}
+		for _, want := range test.notes {
+			if !strings.Contains(notes, want) {
+				t.Errorf("%s: no %q in\n%s", test.name, want, notes)
+			}
+		}
+		if !test.facts.Admin || uid == 0 {
+			p, err := plan.Start(t.Context(), nil)
+			mustAll(t, err)
+			if state, err := p.Wait(); err != nil || !state.Success() {
+				t.Errorf("%s: %v, %v", test.name, state, err)
+			}
+		}
+		mustAll(t, plan.Close())
+		for _, backend := range []hpcrun.Backend{hpcrun.BackendFUSE, hpcrun.BackendSquashfuse} {
+			spec.Image.Backend = backend
+			if _, err := hpcrun.CompileOn(t.Context(), &spec, test.facts); !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "an administrator can") {
+				t.Errorf("%s, %s asked for: %v", test.name, backend, err)
+			}
+		}
+	}
+}

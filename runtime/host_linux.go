@@ -21,6 +21,7 @@ type host struct {
 	// block file systems.
 	admin, initial bool
 	loop           bool // loop devices can be made
+	squashfs       bool // the kernel has it
 	setAttr        bool // mount_setattr works
 	staging        string
 	noFile         bool // the limit of open files has to be restored
@@ -49,6 +50,7 @@ func inspect() (*host, error) {
 		if f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0); err == nil {
 			h.loop = f.Close() == nil
 		}
+		h.squashfs = kernelHas("squashfs")
 	}
 	// The call fails for want of a descriptor or of privileges that the child will have, or because it does not exist.
 	err = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
@@ -56,6 +58,15 @@ func inspect() (*host, error) {
 	h.noFile = fork.NoFileRaised()
 	h.staging, err = stagingDir()
 	return h, err
+}
+
+// kernelHas says whether the kernel has a type of file system. Asking loads the module, where there is one.
+func kernelHas(fstype string) bool {
+	fd, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return !errors.Is(err, unix.ENODEV)
 }
 
 // stagingDir finds a directory to mount over while the image is put together. What it holds is bound by then.

@@ -39,16 +39,14 @@ func TestKillRounds(t *testing.T) {
 		}
 		mark := "HPCIMG_TEST_MARK=" + t.Name()
 		image := spec.Image.Path
-		if spec.Image.Backend == hpcrun.BackendKernel { // one's own, for others use the common one at the same time
+		if image == imageFile() { // one's own, for others use the common one at the same time
 			data, err := os.ReadFile(image)
 			image = filepath.Join(t.TempDir(), "image")
 			mustAll(t, err, os.WriteFile(image, data, 0o644))
-		} else if spec.Image.Backend == hpcrun.BackendAuto {
-			spec.Image.Backend = hpcrun.BackendDirectory
 		}
 		session := filepath.Join(t.TempDir(), "session")
-		before := connections()
-		for i := range rounds {
+		group := 1<<30 + rand.N(1<<30) // whose all is that they make
+		start := func(i int) *exec.Cmd {
 			cmd := exec.Command("/proc/self/exe", image, string(spec.Image.Backend))
 			executor := []string{"memfd", "fork"}[i%2]
 			cmd.Env = []string{helpVar + "=1", mark, "PATH=" + os.Getenv("PATH"), executorVar + "=" + executor, "HPCIMG_FUSE=" + spec.Image.FUSEDevice}
@@ -58,6 +56,27 @@ func TestKillRounds(t *testing.T) {
 			if i%3 == 2 {
 				cmd.Env = append(cmd.Env, sessionVar+"="+session)
 			}
+			if os.Geteuid() == 0 {
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Gid: uint32(group), NoSetGroups: true}}
+			}
+			return cmd
+		}
+		if os.Geteuid() == 0 { // that what is looked for can be seen
+			cmd := start(0)
+			out, err := cmd.StdoutPipe()
+			mustAll(t, err, cmd.Start())
+			if _, err := pidOf(out); err != nil {
+				t.Error(err)
+			}
+			served := strings.HasSuffix(string(spec.Image.Backend), "fuse")
+			if n := connections(t, group); served != (n == 1) || len(ofGroup(group)) < 2 {
+				t.Errorf("%d FUSE connections and %d processes of a command that runs", n, len(ofGroup(group)))
+			}
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		for i := range rounds {
+			cmd := start(i)
 			mustAll(t, cmd.Start())
 			time.Sleep(rand.N(40 * time.Millisecond))
 			_ = cmd.Process.Kill()
@@ -65,8 +84,9 @@ func TestKillRounds(t *testing.T) {
 		}
 		eventually(t, "all processes ended", func() bool { return len(marked(mark)) == 0 })
 		eventually(t, "the loop device went", func() bool { return !backing(image) })
-		if os.Geteuid() == 0 && before >= 0 && strings.HasPrefix(string(spec.Image.Backend), "fuse") {
-			eventually(t, "FUSE connections went", func() bool { return connections() <= before+8 }) // other tests have some
+		if os.Geteuid() == 0 {
+			eventually(t, "all of the group ended, servers too", func() bool { return len(ofGroup(group)) == 0 })
+			eventually(t, "FUSE connections went", func() bool { return connections(t, group) == 0 })
 		}
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		if err != nil || bytes.Contains(mounts, []byte("/skeleton")) || bytes.Contains(mounts, []byte(image+" ")) {
@@ -94,13 +114,31 @@ func marked(mark string) []int {
 	return pids
 }
 
-// connections counts FUSE connections of this machine; -1 where that cannot be seen.
-func connections() int {
-	names, err := os.ReadDir("/sys/fs/fuse/connections")
-	if err != nil {
-		return -1
+// connections counts the FUSE connections of this machine that a group has made. Others have some too, and the file system that
+// shows them need not be mounted: it is, for this look, in a namespace.
+func connections(t testing.TB, group int) int {
+	t.Helper()
+	out, err := exec.Command(oracle.Tool(t, "unshare"), "--mount", "sh", "-c", "mount -t fusectl none /sys/fs/fuse/connections && stat -c %g /sys/fs/fuse/connections/* || true").CombinedOutput()
+	mustAll(t, err)
+	n := 0
+	for line := range strings.FieldsSeq(string(out)) {
+		if line == strconv.Itoa(group) {
+			n++
+		}
 	}
-	return len(names)
+	return n
+}
+
+// ofGroup are the processes of a group.
+func ofGroup(group int) []string {
+	var found []string
+	names, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, name := range names {
+		if data, err := os.ReadFile(name); err == nil && bytes.Contains(data, fmt.Appendf(nil, "\nGid:\t%d\t", group)) {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
 // TestCommandsKilled kills commands at any moment, and cancels starts, in a process that goes on: it is left with the descriptors, goroutines
@@ -112,9 +150,6 @@ func TestCommandsKilled(t *testing.T) {
 		rounds = min(rounds, 4)
 	}
 	each(t, func(t *testing.T, spec hpcrun.Spec) {
-		if spec.Image.Backend == hpcrun.BackendAuto {
-			spec.Image.Backend = hpcrun.BackendDirectory
-		}
 		mark := "HPCIMG_TEST_MARK=" + t.Name()
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", spec.Image.Path, string(spec.Image.Backend), strconv.Itoa(rounds))
 		cmd.Env = []string{helpVar + "=rounds", mark, "PATH=" + os.Getenv("PATH"), "HPCIMG_FUSE=" + spec.Image.FUSEDevice, sessionVar + "=" + filepath.Join(t.TempDir(), "session")}

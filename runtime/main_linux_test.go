@@ -179,11 +179,13 @@ func backends(t testing.TB) []backend {
 		{name: "fuse in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendFUSE, FUSEDevice: device}, need: fuse, user: true},
 		{name: "squashfuse", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendSquashfuse, FUSEDevice: device}, need: squashfuse},
 		{name: "squashfuse in user namespace", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendSquashfuse, FUSEDevice: device}, need: squashfuse, user: true},
+		{name: "no FUSE device", image: hpcrun.Image{Path: file, FUSEDevice: rootDir() + "/no/device"}, need: namespaces},
+		{name: "no FUSE device in user namespace", image: hpcrun.Image{Path: file, FUSEDevice: rootDir() + "/no/device"}, need: oracle.UserNS, user: true},
 		{name: "disk", image: hpcrun.Image{Path: file, Backend: hpcrun.BackendExtract, ExtractDir: t.TempDir()}, need: namespaces},
 	}
 	if testing.Short() {
 		return slices.DeleteFunc(all, func(b backend) bool {
-			return b.name == "directory" || b.name == "fuse" || b.name == "memory in user namespace" || b.name == "squashfuse" || b.name == "disk"
+			return b.name == "directory" || b.name == "fuse" || b.name == "memory in user namespace" || b.name == "squashfuse" || b.name == "no FUSE device in user namespace" || b.name == "disk"
 		})
 	}
 	return all

@@ -94,6 +94,9 @@ func (p *Plan) String() string {
 	for _, note := range p.notes {
 		b.WriteString("# " + strings.ReplaceAll(note, "\n", " ") + "\n")
 	}
+	if p.backend == BackendKernel {
+		b.WriteString("# $image is a mount by the kernel, over a loop device, at no place yet\n")
+	}
 	if p.squashfuse != nil {
 		b.WriteString("# served by " + p.squashfuse.Path + ", " + p.squashfuse.Version + "\n")
 	}

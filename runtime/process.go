@@ -51,7 +51,7 @@ type Process struct {
 }
 
 // Start starts the command of the plan. It returns when the command has been executed, or with the reason why it has not:
-// a *SetupError names the system call. Cancelling ctx ends a start, not a command that runs; see Cmd for that. Nil options
+// a *SetupError names the system call, an *fs.PathError an image that the kernel has refused, with its reason. Cancelling ctx ends a start, not a command that runs; see Cmd for that. Nil options
 // are the defaults.
 //
 // The process ends with this one, even if this one is killed. What it has mounted goes with it.

@@ -222,9 +222,10 @@ func TestKernelReason(t *testing.T) {
 	_, err = f.WriteAt([]byte{9}, 28) // the version of the format
 	mustAll(t, err, f.Close(), os.Chtimes(image, info.ModTime(), info.ModTime()))
 	_, err = plan.Start(t.Context(), nil)
-	if e, ok := errors.AsType[*hpcrun.SetupError](err); !ok || !strings.Contains(e.Advice, "Major/Minor mismatch") || !strings.Contains(err.Error(), "kernel says") {
+	if e, ok := errors.AsType[*fs.PathError](err); !ok || e.Path != image || !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "Major/Minor mismatch") {
 		t.Errorf("%v", err)
 	}
+	eventually(t, "the loop device went", func() bool { return !backing(image) })
 }
 
 // TestClosedPlan closes a plan whose command goes on, and reads what had not been read before.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -324,15 +325,12 @@ func pidOf(r io.Reader) (pid int, err error) {
 // eachShared runs a test with the backends whose mounts ordinary users share.
 func eachShared(t *testing.T, test func(t *testing.T, spec hpcrun.Spec)) {
 	for _, b := range backends(t) {
-		if b.name != "directory in user namespace" && b.name != "fuse in user namespace" {
+		if !slices.Contains([]string{"directory in user namespace", "fuse in user namespace", "squashfuse in user namespace"}, b.name) {
 			continue
 		}
 		t.Run(b.name, func(t *testing.T) {
 			b.need(t)
 			spec := hpcrun.Spec{Image: b.image}
-			if spec.Image.Backend == "" {
-				spec.Image.Backend = hpcrun.BackendDirectory
-			}
 			test(t, spec)
 		})
 	}

@@ -92,9 +92,6 @@ func TestSession(t *testing.T) {
 func sleeper(t testing.TB, spec hpcrun.Spec, dir string, executor hpcrun.Executor) (*exec.Cmd, int) {
 	t.Helper()
 	image := spec.Image
-	if image.Backend == hpcrun.BackendAuto {
-		image.Backend = hpcrun.BackendDirectory
-	}
 	cmd := exec.Command("/proc/self/exe", image.Path, string(image.Backend))
 	cmd.Env = []string{helpVar + "=1", "PATH=" + os.Getenv("PATH"), sessionVar + "=" + dir, executorVar + "=" + string(executor), "HPCIMG_FUSE=" + image.FUSEDevice}
 	if spec.Namespaces.User {

@@ -8,7 +8,6 @@ import (
 	"os"
 	goruntime "runtime"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +17,7 @@ import (
 
 // resources are what a start needs until the command runs, and what it leaves to the end of the command.
 type resources struct {
-	loop   *mount.LoopDevice
+	mount  *mount.DetachedMount // of BackendKernel
 	null   *os.File
 	parent *os.File // ends of the socket for the unpacked image
 	child  *os.File
@@ -33,8 +32,8 @@ func (r *resources) close() {
 			f.Close()
 		}
 	}
-	if r.loop != nil {
-		r.loop.Close()
+	if r.mount != nil {
+		r.mount.Close() // the child has given it its place, or it goes
 	}
 }
 
@@ -101,31 +100,17 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 		}
 	}
 	if err := proc.ready(ctx, child); err != nil {
-		return nil, p.reason(ctx, proc, err)
+		return nil, reason(proc, err)
 	}
 	return proc, nil
 }
 
-// reason adds what the kernel has against an image that it has refused to mount, or what the server of the image has said. Only a
-// mount of another kind than that of the table tells the former.
-func (p *Plan) reason(ctx context.Context, proc *Process, err error) error {
+// reason adds what the server of the image has said, if it has ended: what failed then was for want of it.
+func reason(proc *Process, err error) error {
 	e, ok := errors.AsType[*SetupError](err)
 	if said := proc.served(); ok && said != nil {
 		e.Advice = "the image's server has ended: " + said.Error()
-		return err
 	}
-	if !ok || p.backend != BackendKernel || !errors.Is(e, unix.EINVAL) || !strings.Contains(e.Call, `"squashfs"`) {
-		return err
-	}
-	m, mountErr := mount.Detached(ctx, p.file, &mount.Options{Offset: p.offset, Size: p.size})
-	if mountErr == nil {
-		_ = m.Close()
-		return err
-	}
-	if path, ok := errors.AsType[*fs.PathError](mountErr); ok {
-		mountErr = path.Err
-	}
-	e.Advice = "the kernel says: " + mountErr.Error()
 	return err
 }
 
@@ -199,9 +184,10 @@ func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error)
 	}
 	switch {
 	case p.backend == BackendKernel:
-		if r.loop, err = mount.Loop(ctx, p.file, &mount.Options{Offset: p.offset, Size: p.size}); err == nil {
-			r.files["loop"] = r.loop.File()
+		if r.mount, err = mount.Detached(ctx, p.file, &mount.Options{Offset: p.offset, Size: p.size}); err != nil {
+			return r, fmt.Errorf("runtime: have the kernel mount the image: %w", err)
 		}
+		r.files["image"] = r.mount.File()
 	case p.backend == BackendExtract && p.extractDir != "":
 		var dir string
 		if dir, r.remove, err = p.unpackOnDisk(ctx); err == nil {

@@ -158,8 +158,6 @@ func (e *emitter) rootDir() {
 		e.add(fork.Mkdir(fork.CWD, base, 0o755))
 	}
 	switch {
-	case e.plan.backend == BackendKernel:
-		e.add(fork.Mount(fork.Through("loop"), fork.At(base), "squashfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV))
 	case e.plan.backend == BackendFUSE && len(e.plan.extras) > 0:
 		e.add(fork.OpenTree(e.servedDir()+"/"+rootName, false, "image"), fork.AttachAt("image", base))
 	case e.plan.backend == BackendFUSE:
