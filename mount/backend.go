@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"hpcimg/squashfs"
 )
@@ -50,8 +51,8 @@ type Mounted struct {
 //
 // For root the kernel does it, which is fastest. Its code trusts what it reads, so an image whose tables [squashfs.Check] finds
 // fault with goes to our server, which trusts nothing. The owner of the file can still change it later: whose images are
-// not to be trusted gets BackendFUSE. Ordinary users get our server, or squashfuse_ll if that fails. An error is an
-// *Error with one attempt for each backend that was tried.
+// not to be trusted gets BackendFUSE. Ordinary users get our server, or squashfuse_ll if that fails. An error of mounting is an
+// *Error with one attempt for each backend that was tried; that target is no directory is an *fs.PathError.
 func Image(ctx context.Context, path, target string, o *ImageOptions) (*Mounted, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -68,6 +69,9 @@ func ImageFile(ctx context.Context, f *os.File, target string, o *ImageOptions) 
 	}
 	st, err := f.Stat()
 	if err != nil {
+		return nil, err
+	}
+	if err := directory(target); err != nil {
 		return nil, err
 	}
 	v := *o
@@ -89,6 +93,21 @@ func ImageFile(ctx context.Context, f *os.File, target string, o *ImageOptions) 
 		return a.done(v.Backend, "asked for"), nil
 	}
 	return nil, &fs.PathError{Op: "mount", Path: target, Err: fmt.Errorf("backend %q: %w", v.Backend, fs.ErrInvalid)}
+}
+
+// directory says what target is if it is no directory: no backend has to be asked about that.
+func directory(target string) error {
+	info, err := os.Stat(target)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mount", Path: target, Err: err}
+	}
+	return nil
 }
 
 // attempt is what has been tried.

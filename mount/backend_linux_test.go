@@ -104,9 +104,14 @@ func TestImageErrors(t *testing.T) {
 	if _, err := mount.Image(ctx, image, dir, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	_, err = mount.Image(t.Context(), image, dir+"/absent", nil)
-	if e, ok := errors.AsType[*mount.Error](err); !ok || len(e.Attempts) < 2 {
-		t.Errorf("no target: %v", err)
+	for target, want := range map[string]error{dir + "/absent": fs.ErrNotExist, image: unix.ENOTDIR} {
+		_, err = mount.Image(t.Context(), image, target, nil)
+		if e, ok := errors.AsType[*fs.PathError](err); !ok || e.Path != target || !errors.Is(err, want) {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	if err := mount.Unmount(dir); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("unmounting what is no mount: %v", err)
 	}
 }
 

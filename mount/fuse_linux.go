@@ -80,7 +80,11 @@ func openMount(ctx context.Context, source, target string, o *FuseOptions) (*os.
 		return nil, nil, err
 	}
 	if os.Geteuid() != 0 || o.Helper != "" {
-		return helperMount(ctx, source, target, o)
+		dev, own, err := helperMount(ctx, source, target, o)
+		if accessErr := unix.Access(fuseDevice, unix.R_OK|unix.W_OK); err != nil && accessErr != nil {
+			err = fmt.Errorf("%w (%s)", err, fuseRemedy(accessErr))
+		}
+		return dev, own, err
 	}
 	dev, err := os.OpenFile(fuseDevice, os.O_RDWR, 0)
 	if err != nil {

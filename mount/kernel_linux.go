@@ -49,6 +49,9 @@ func Unmount(target string) error {
 	if errors.Is(err, unix.EBUSY) && dead(target) {
 		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
+	if errors.Is(err, unix.EPERM) && !mountPoint(target) {
+		err = unix.EINVAL // as root is told
+	}
 	if errors.Is(err, unix.EPERM) {
 		if helperErr := helperUnmount("fusermount3", target, dead(target)); helperErr == nil {
 			return nil
@@ -60,6 +63,15 @@ func Unmount(target string) error {
 		return &fs.PathError{Op: "umount", Path: target, Err: err}
 	}
 	return nil
+}
+
+// mountPoint reports whether something may be mounted at target: kernels before 5.8 do not say.
+func mountPoint(target string) bool {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st); err != nil {
+		return true
+	}
+	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // dead reports whether a FUSE mount has lost its server.

@@ -102,8 +102,8 @@ func (p *prober) helperRemedy(err error) string {
 	if unix.Statfs(program, &st) == nil && st.Flags&unix.ST_NOSUID != 0 {
 		return program + " is on a file system that is mounted nosuid, where set-uid programs have no effect"
 	}
-	if unix.Access(fuseDevice, unix.R_OK|unix.W_OK) != nil {
-		return "an administrator can make /dev/fuse accessible: chmod 0666 /dev/fuse"
+	if accessErr := unix.Access(fuseDevice, unix.R_OK|unix.W_OK); accessErr != nil {
+		return fuseRemedy(accessErr)
 	}
 	if strings.Contains(err.Error(), "username") {
 		return fmt.Sprintf("user %d has no entry in the passwd database, which fusermount3 asks for", os.Getuid())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -27,12 +28,12 @@ func probe(ctx context.Context) []Check {
 	if c := &p.checks[1]; !c.OK {
 		c.Remedy = userNSRemedy()
 	}
-	p.add(CheckOverlay, p.inNamespace(!p.root, overlayCalls()...), "Linux 5.11 or later mounts overlays for ordinary users")
+	p.addInside(CheckOverlay, overlayCalls(), func(error) string { return "Linux 5.11 or later mounts overlays for ordinary users" })
 	p.add(CheckKernelSquashfs, p.kernelSquashfs(), "images are served through FUSE, or unpacked into memory; the kernel mounts them for root, with the squashfs module")
 	p.add(CheckLoop, p.loop(), "images are served through FUSE, or unpacked into memory; loop devices need root and /dev/loop-control")
-	p.add(CheckFUSE, p.inNamespace(!p.root, fuseCalls()...), "an administrator can make /dev/fuse accessible: chmod 0666 /dev/fuse")
+	p.addInside(CheckFUSE, fuseCalls(), fuseRemedy)
 	p.add(CheckOpenat2, tryOpenat2(), "Linux 5.6 or later has it")
-	p.add(CheckSetAttr, p.inNamespace(!p.root, setAttrCalls()...), "older kernels remount each bind instead")
+	p.addInside(CheckSetAttr, setAttrCalls(), func(error) string { return "older kernels remount each bind instead" })
 	p.add(CheckMemfdExec, tryMemfd(p.ctx), memfdRemedy())
 	err := p.helper()
 	p.add(CheckFusermount, err, p.helperRemedy(err))
@@ -55,6 +56,24 @@ func (p *prober) add(name string, err error, remedy string) {
 		c.Reason, c.Remedy = err.Error(), remedy
 	}
 	p.checks = append(p.checks, c)
+}
+
+// addInside tries calls in the namespaces that commands get. Without those, nothing but what is said of them would help.
+func (p *prober) addInside(name string, calls []fork.Call, remedy func(error) string) {
+	err := p.inNamespace(!p.root, calls...)
+	if user := (&Report{Checks: p.checks}).Lookup(CheckUserNS); !p.root && !user.OK {
+		p.add(name, err, user.Remedy)
+		return
+	}
+	p.add(name, err, remedy(err))
+}
+
+// fuseRemedy says what helps against an error of /dev/fuse.
+func fuseRemedy(err error) string {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+		return "an administrator can load the module: modprobe fuse"
+	}
+	return "an administrator can make /dev/fuse accessible: chmod 0666 /dev/fuse"
 }
 
 // inNamespace tries calls in a mount namespace with a fresh tmpfs on /tmp; user says whether a user namespace is made too.

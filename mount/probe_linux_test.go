@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +18,11 @@ func helperProbe(setting string) error {
 	if name, value, ok := strings.Cut(setting, " "); ok {
 		if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0); err != nil {
 			return err
+		}
+		if strings.HasPrefix(name, "user/") { // of which root has no need
+			if err := syscall.Setuid(1); err != nil {
+				return err
+			}
 		}
 	}
 	r, err := mount.Probe(context.Background())
@@ -42,6 +48,24 @@ func TestProbeNoExec(t *testing.T) {
 		}
 		if !strings.Contains(string(out), "run: true") {
 			t.Errorf("vm.memfd_noexec=%s: nothing runs any more:\n%s", value, out)
+		}
+	}
+}
+
+// TestProbeNoUserNS forbids user namespaces. What needs them then has no other remedy.
+func TestProbeNoUserNS(t *testing.T) {
+	t.Parallel()
+	oracle.Root(t)
+	cmd := helper("probe", "user/max_user_namespaces", "0")
+	ids := []syscall.SysProcIDMap{{Size: 2}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, name := range []string{mount.CheckRun, mount.CheckUserNS, mount.CheckOverlay, mount.CheckFUSE, mount.CheckSetAttr} {
+		if !regexp.MustCompile(`(?m)^` + name + `: false .* set user.max_user_namespaces`).Match(out) {
+			t.Errorf("%s:\n%s", name, out)
 		}
 	}
 }

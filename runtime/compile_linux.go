@@ -114,6 +114,7 @@ func (c *compiler) openImage() error {
 		return err
 	}
 	c.plan.image, c.plan.identity, c.plan.admit, c.plan.admitOthers = name, identityOf(info), img.Admit, c.spec.AdmitOthers
+	c.plan.onError = img.OnError
 	if info.IsDir() {
 		c.image = &dirImage{dir: f}
 		c.plan.backend = BackendDirectory

@@ -126,7 +126,7 @@ func (p *Plan) serveDevice(dev *os.File) error {
 		dev.Close()
 		return err
 	}
-	s, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner})
+	s, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner, OnError: p.onError})
 	if err != nil {
 		dev.Close()
 		return fmt.Errorf("serve the image: %w", err)

@@ -313,7 +313,9 @@ func (c *compiler) userDirs() error {
 func (c *compiler) placeHome(home Home) error {
 	c.home = home.Target
 	var err error
-	if c.spec.Contain == ContainNone || c.homeGiven {
+	if info, statErr := os.Stat(home.Source); c.homeGiven && statErr == nil && !info.IsDir() {
+		err = &BindError{Source: home.Source, Target: home.Target, Err: unix.ENOTDIR}
+	} else if c.spec.Contain == ContainNone || c.homeGiven {
 		err = c.bind(home.Source, home.Target, false)
 	} else {
 		err = c.place(&item{kind: itemTmpfs, target: home.Target, dir: true, mode: 0o700})
@@ -393,12 +395,24 @@ func (c *compiler) library(dir *item, lib Library) error {
 	return nil
 }
 
-// workDir decides where the command starts.
+// workDir decides where the command starts, and sets PWD to it if there is one.
 func (c *compiler) workDir() error {
+	defer func() {
+		for i, kv := range c.spec.Env {
+			if strings.HasPrefix(kv, "PWD=") {
+				c.spec.Env = slices.Clone(c.spec.Env) // the caller's
+				c.spec.Env[i] = "PWD=" + c.cwd
+			}
+		}
+	}()
 	if c.spec.Dir != "" {
 		found, kind, missing, err := c.layout.resolve(c.spec.Dir)
 		if err == nil && (len(missing) > 0 || kind != nodeDir) {
-			err = &fs.PathError{Op: "chdir", Path: path.Join(append([]string{found}, missing...)...), Err: unix.ENOENT}
+			why := unix.ENOENT
+			if len(missing) == 0 {
+				why = unix.ENOTDIR
+			}
+			err = &fs.PathError{Op: "chdir", Path: path.Join(append([]string{found}, missing...)...), Err: why}
 		}
 		c.cwd = c.spec.Dir
 		return err

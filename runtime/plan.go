@@ -26,6 +26,7 @@ type Plan struct {
 	extractDir   string
 	admit        func(ctx context.Context, f *os.File, offset, size int64) error
 	admitOthers  func(ctx context.Context, f *os.File, offset, size int64) error
+	onError      func(error)
 	tree         mount.Tree          // what BackendFUSE serves
 	squashfuse   *squashfuse.Program // what serves it for BackendSquashfuse
 	owner        func(uid, gid uint32) (uint32, uint32)

@@ -260,6 +260,19 @@ func TestHomeAndWorkingDirectory(t *testing.T) {
 		if got := mustOutput(t, spec); got != "/opt/deep\n" {
 			t.Errorf("with Dir: %q", got)
 		}
+		spec.Dir, spec.Args, spec.Env = "/opt/deep", []string{"cat", "/proc/self/environ"}, append(spec.Env, "PWD=/users/me")
+		if got := mustOutput(t, spec); !strings.Contains(got, "PWD=/opt/deep\x00") || spec.Env[len(spec.Env)-1] != "PWD=/users/me" {
+			t.Errorf("PWD: %q, and in the specification %q", got, spec.Env)
+		}
+		spec.Dir = "/etc/marker"
+		if _, err := output(t, spec); !errors.Is(err, syscall.ENOTDIR) {
+			t.Errorf("Dir that is a file: %v", err)
+		}
+		spec.Dir, spec.Home.Source = "", home+"/dot"
+		if _, err := output(t, spec); !errors.Is(err, syscall.ENOTDIR) {
+			t.Errorf("home that is a file: %v", err)
+		}
+		spec.Home.Source = home
 		spec.Dir = "/nowhere"
 		if _, err := output(t, spec); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Dir that does not exist: %v", err)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hpcimg/internal/oracle"
+	"hpcimg/mount"
 	hpcrun "hpcimg/runtime"
 	"hpcimg/squashfs"
 )
@@ -66,6 +67,43 @@ func TestImageBinds(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDamage reads what cannot be decompressed: whoever asks for that is told more than the command, to which it is an error of input.
+func TestDamage(t *testing.T) {
+	t.Parallel()
+	namespaces(t)
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: rootDir()}, Env: []string{"PATH=/bin"}, Args: []string{"cat", "/mnt/set/deep/file"}}
+	withFUSE(t, &spec)
+	image := dataImage(t, strings.Repeat("text ", 100_000))
+	r, err := squashfs.Open(image, nil)
+	mustAll(t, err)
+	info, err := fs.Stat(r, "set/deep/file")
+	mustAll(t, err, r.Close())
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	mustAll(t, err)
+	for b := range info.Sys().(*squashfs.Inode).Blocks() {
+		_, err = f.WriteAt(make([]byte, 64), b.Offset)
+		mustAll(t, err)
+	}
+	mustAll(t, f.Close())
+	spec.Binds = []hpcrun.Bind{{Source: image, Target: "/mnt", ImageDir: "/"}}
+	told := make(chan error, 100)
+	spec.Image.OnError = func(err error) {
+		select {
+		case told <- err:
+		default:
+		}
+	}
+	if out, err := output(t, spec); hpcrun.ExitCode(err) != 1 {
+		t.Errorf("%d bytes, %v", len(out), err)
+	}
+	if len(told) == 0 {
+		t.Fatal("nobody was told")
+	}
+	if e, ok := errors.AsType[*mount.ServeError](<-told); !ok || !errors.Is(e, squashfs.ErrFormat) {
+		t.Errorf("told %v", e)
+	}
 }
 
 // TestImageOverlay lays images over the one that the command runs in.

@@ -19,7 +19,7 @@ type Spec struct {
 	Image Image
 	// Args is the command. A name without a slash is looked up in the PATH of Env, in the image.
 	Args []string
-	// Env is the whole environment; see Environment.
+	// Env is the whole environment; see Environment. PWD, if it is there, becomes the working directory.
 	Env []string
 	// Dir is the working directory in the image. Empty means HostDir where the image shows it, else the home
 	// directory, else /.
@@ -88,6 +88,9 @@ type Image struct {
 	// Admit is asked by each start, before the kernel or the command gets anything of the image, with the open file that is then mounted, and with
 	// the part of it. An error ends the start. Nil admits everything. A directory has neither offset nor size.
 	Admit func(ctx context.Context, f *os.File, offset, size int64) error
+	// OnError, if set, is told what ended in EIO for the command, as a *mount.ServeError: the image is damaged, or was changed while it was
+	// used. It is called from many goroutines while this process serves the image (BackendFUSE), and must return fast.
+	OnError func(error)
 }
 
 // Backend is a way to reach the contents of an image.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -89,7 +90,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 			return setupError(err)
 		}
 		set = append(set, more...)
-		session, err := f.openSession(e)
+		session, err := f.openSession(e, cmd.Flags().Changed("session"))
 		if err != nil {
 			return setupError(err)
 		}
@@ -110,7 +111,7 @@ func newExecVerb(f *flags, use, short string, minArgs int, command func(*localIm
 		if e.dryRun {
 			return dryRun(cmd, spec)
 		}
-		return runSpec(cmd.Context(), spec, session, f.std)
+		return f.runSpec(cmd.Context(), l, spec, session)
 	}
 	return c
 }
@@ -162,6 +163,9 @@ func (f *flags) spec(e *execFlags, l *localImage, argv, set []string) (*hpcrun.S
 	if scripts {
 		argv = hpcrun.ActionExec.Command(hpcrun.SetVariables(set, argv))
 	}
+	if e.pwd != "" && !filepath.IsAbs(e.pwd) {
+		return nil, usagef("--pwd %s: the path in the image has to be absolute", e.pwd)
+	}
 	spec := &hpcrun.Spec{
 		Image: hpcrun.Image{Path: path, Offset: l.offset, Size: l.size, ExtractDir: e.extractDir},
 		Args:  argv,
@@ -196,7 +200,8 @@ func (f *flags) spec(e *execFlags, l *localImage, argv, set []string) (*hpcrun.S
 	if spec.Binds, err = parseBinds(e.binds); err != nil {
 		return nil, err
 	}
-	if err := e.setHome(spec, f.std.getenv("HOME")); err != nil {
+	hostHome := f.hostHome()
+	if err := e.setHome(spec, hostHome); err != nil {
 		return nil, err
 	}
 	if spec.Injections, err = f.injections(e); err != nil {
@@ -204,7 +209,7 @@ func (f *flags) spec(e *execFlags, l *localImage, argv, set []string) (*hpcrun.S
 	}
 	spec.Env = hpcrun.Environment(hpcrun.EnvInput{
 		Host: hostEnv(f.std.env), Clean: e.cleanEnv || e.containAll, Image: l.imageEnv(),
-		Injections: spec.Injections, Set: set, Scripts: scripts, Home: cmp.Or(spec.Home.Target, spec.Home.Source, f.std.getenv("HOME")),
+		Injections: spec.Injections, Set: set, Scripts: scripts, Home: cmp.Or(spec.Home.Target, spec.Home.Source, hostHome),
 		ImagePath: path, ImageName: cmp.Or(l.name, filepath.Base(path)),
 	})
 	return spec, nil
@@ -296,6 +301,17 @@ func splitBinds(flag string) []string {
 		}
 	}
 	return binds
+}
+
+// hostHome is the home directory of the caller, from the list of users where the environment has none.
+func (f *flags) hostHome() string {
+	if home := f.std.getenv("HOME"); home != "" {
+		return home
+	}
+	if u, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil {
+		return u.HomeDir
+	}
+	return ""
 }
 
 func (e *execFlags) setHome(spec *hpcrun.Spec, home string) error {
@@ -422,8 +438,8 @@ func readEnvFile(path string) ([]string, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if name, _, ok := strings.Cut(line, "="); !ok || name == "" {
-			return nil, usagef("%s:%d: not NAME=value", path, n)
+		if name, _, ok := strings.Cut(line, "="); !ok || name == "" || strings.ContainsAny(name, " \t") {
+			return nil, usagef("%s:%d: not NAME=value (no shell reads this file: neither export nor quotes)", path, n)
 		}
 		set = append(set, line)
 	}

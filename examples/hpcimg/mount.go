@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -70,12 +69,7 @@ func (f *flags) mountImage(ctx context.Context, m *mountFlags, args []string) er
 	if m.backend == "auto" {
 		o.Backend = ""
 	}
-	var complaints atomic.Int32
-	o.Serve = &mount.ServeOptions{OnError: func(err error) {
-		if complaints.Add(1) <= maxComplaints {
-			printError(f.std.err, err)
-		}
-	}}
+	o.Serve = &mount.ServeOptions{OnError: f.complain(l, maxComplaints)}
 	if o.Admit, err = f.admit(l); err != nil {
 		return err
 	}

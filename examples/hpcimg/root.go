@@ -76,7 +76,7 @@ func (e *exitError) Unwrap() error { return e.err }
 func run(ctx context.Context, args []string, std stdio) int {
 	cmd := newRoot(std, args)
 	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(ctx)
+	verb, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	}
 	printError(std.err, err)
 	if _, ok := errors.AsType[*usageError](err); ok {
-		fmt.Fprintln(std.err, "hpcimg: see `hpcimg help`")
+		fmt.Fprintf(std.err, "hpcimg: see `%s --help`\n", verb.CommandPath())
 		return exitUsage
 	}
 	return exitFailure

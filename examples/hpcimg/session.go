@@ -12,9 +12,13 @@ import (
 
 // openSession opens the session that --session names, or that the ranks of an
 // MPI job share. A rank that cannot have one runs by itself, after a warning:
-// MPI then copies messages twice.
-func (f *flags) openSession(e *execFlags) (*hpcrun.Session, error) {
+// MPI then copies messages twice. The flag can be given with nothing in it, as by
+// a script with a variable that is not set.
+func (f *flags) openSession(e *execFlags, given bool) (*hpcrun.Session, error) {
 	tag := e.session
+	if tag == "" && given {
+		return nil, usagef("--session: an empty tag")
+	}
 	if tag == "" && (!e.mpi || e.containAll || e.dryRun) {
 		return nil, nil
 	}

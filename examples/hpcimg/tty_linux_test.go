@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -211,7 +213,7 @@ func TestTerminal(t *testing.T) {
 		t.Parallel()
 		x := newTerminal(t, filepath.Dir(root))
 		x.expect("outer> ")
-		x.line("PS1='inner> ' hpcimg shell "+root, "inner> ")
+		x.line("PS1='another> ' hpcimg shell "+root, "hpcimg> ")
 		// Jobs of the shell inside are its own.
 		x.line("sleep 100", "sleep 100\r\n")
 		time.Sleep(200 * time.Millisecond)
@@ -219,9 +221,9 @@ func TestTerminal(t *testing.T) {
 		x.line("jobs", "(?i)stopped")
 		x.line("fg", "sleep 100\r\n")
 		time.Sleep(200 * time.Millisecond)
-		x.press("\x03", "inner> ")
-		x.line("echo status $?", "status 130\r\ninner> ")
-		x.press("\x03", "inner> ") // at the prompt: nothing happens
+		x.press("\x03", "hpcimg> ")
+		x.line("echo status $?", "status 130\r\nhpcimg> ")
+		x.press("\x03", "hpcimg> ") // at the prompt: nothing happens
 		x.line("exit 5", "outer> ")
 		x.line("echo status $?", "status 5\r\n")
 		x.line("cat", "cat\r\n")
@@ -229,4 +231,31 @@ func TestTerminal(t *testing.T) {
 		x.kind("\x04")
 		x.expect("outer> ")
 	})
+}
+
+// TestInterrupts sends signals that no terminal has sent: they are for the command.
+func TestInterrupts(t *testing.T) {
+	oracle.UserNS(t)
+	root := ttyRoot(t)
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		cmd := exec.Command("hpcimg", "exec", root, "/bin/sh", "-c", `trap 'echo caught; exit 9' INT QUIT TERM; echo ready; while :; do sleep 0.05; done`)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timeout := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+		ready := make([]byte, len("ready\n"))
+		_, readErr := io.ReadFull(out, ready)
+		killErr := cmd.Process.Signal(s)
+		rest, restErr := io.ReadAll(out)
+		_ = cmd.Wait()
+		timeout.Stop()
+		if err := errors.Join(readErr, killErr, restErr); err != nil || string(rest) != "caught\n" || cmd.ProcessState.ExitCode() != 9 {
+			t.Errorf("%v: %q, %v, %v", s, rest, cmd.ProcessState, err)
+		}
+	}
 }
