@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -167,51 +166,6 @@ func TestWriterFromDirSkip(t *testing.T) {
 	}
 }
 
-func TestWriterRealTree(t *testing.T) {
-	oracle.Root(t)
-	oracle.Short(t, "writes a real tree several times")
-	dir := "/usr/share/doc"
-	if _, err := os.Stat(dir); err != nil {
-		dir = "/etc"
-	}
-	want := mustWalk(t, dir)
-	for _, c := range []squashfs.Compression{squashfs.CompressionGzip, squashfs.CompressionZstd} {
-		image := create(t, &squashfs.WriterOptions{Compression: c}, func(ctx context.Context, w *squashfs.Writer) error {
-			return w.FromDir(ctx, dir, nil)
-		})
-		diffDir(t, want, oracle.KernelMount(t, image), nil)
-	}
-}
-
-func TestWriterHugeFile(t *testing.T) {
-	oracle.Root(t)
-	oracle.Short(t, "hashes 5 GiB")
-	const size = 5<<30 + 123
-	end := testtree.Text(1, 1000)
-	image := create(t, &squashfs.WriterOptions{BlockSize: 1 << 20}, func(ctx context.Context, w *squashfs.Writer) error {
-		e := squashfs.Entry{Path: "huge", Mode: 0o644, Size: size}
-		r := io.MultiReader(io.LimitReader(zeros{}, size-int64(len(end))), bytes.NewReader(end))
-		return w.Add(ctx, e, r)
-	})
-	dir := oracle.KernelMount(t, image)
-	f, err := os.Open(filepath.Join(dir, "huge"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || info.Size() != size {
-		t.Fatalf("size %d, %v", info.Size(), err)
-	}
-	if blocks := info.Sys().(*syscall.Stat_t).Blocks; blocks > 4096 {
-		t.Errorf("a sparse file takes %d blocks of 512 bytes", blocks)
-	}
-	got := make([]byte, 2000)
-	if _, err := f.ReadAt(got, size-2000); err != nil || !bytes.Equal(got[1000:], end) || !bytes.Equal(got[:1000], make([]byte, 1000)) {
-		t.Errorf("end of the file differs (%v)", err)
-	}
-}
-
 func TestWriterLargeDirectory(t *testing.T) {
 	oracle.Root(t)
 	const n = 12000
@@ -281,13 +235,6 @@ func clamped(l testtree.Listing) testtree.Listing {
 }
 
 // zeros is an endless reader of zeros.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
-}
-
 // Two packs, one of them beyond 4 GiB of a sparse file, make one image.
 func TestBuilderPacks(t *testing.T) {
 	oracle.Root(t)
