@@ -62,6 +62,7 @@ func (p *prober) helperInChild(program string) error {
 		fork.Mount(fork.At(""), fork.At("/"), "", unix.MS_REC|unix.MS_SLAVE),
 		fork.Keep("socket", "comm"), fork.Keep("pipe", "err"),
 		fork.Dup("comm", comm), fork.Dup("err", 1), fork.Dup("err", 2),
+		fork.RestoreNoFile(),
 	}
 	calls = append(calls, fork.Exec([]string{program}, []string{helperName, "-o", "ro,nosuid,nodev", "--", "/tmp"}, []string{fmt.Sprintf("_FUSE_COMMFD=%d", comm)})...)
 	err = fork.Try(p.ctx, calls, &fork.Options{Files: map[fork.FD]*os.File{"socket": theirs, "pipe": says}})

@@ -10,16 +10,15 @@ import (
 
 // Facts are what a plan depends on besides specification and image.
 type Facts struct {
-	UID, GID     int
-	Admin        bool
-	OldKernel    bool // without mount_setattr
-	NoSquashfs   bool // of the kernel
-	NoFileRaised bool
+	UID, GID   int
+	Admin      bool
+	OldKernel  bool // without mount_setattr
+	NoSquashfs bool // of the kernel
 }
 
 // CompileOn is Compile for a host of which only facts are known.
 func CompileOn(ctx context.Context, spec *Spec, f Facts) (*Plan, error) {
-	h := &host{uid: f.UID, gid: f.GID, groups: []int{f.GID}, admin: f.Admin, initial: true, loop: f.Admin, squashfs: !f.NoSquashfs, setAttr: !f.OldKernel, noFile: f.NoFileRaised, staging: "/tmp"}
+	h := &host{uid: f.UID, gid: f.GID, groups: []int{f.GID}, admin: f.Admin, initial: true, loop: f.Admin, squashfs: !f.NoSquashfs, setAttr: !f.OldKernel, staging: "/tmp"}
 	return compileOn(ctx, spec, h)
 }
 

@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"hpcimg/internal/fork"
 )
 
 // host is what a plan has to know about the machine and the process.
@@ -24,7 +22,6 @@ type host struct {
 	squashfs       bool // the kernel has it
 	setAttr        bool // mount_setattr works
 	staging        string
-	noFile         bool // the limit of open files has to be restored
 }
 
 func inspect() (*host, error) {
@@ -55,7 +52,6 @@ func inspect() (*host, error) {
 	// The call fails for want of a descriptor or of privileges that the child will have, or because it does not exist.
 	err = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
 	h.setAttr = !errors.Is(err, unix.ENOSYS)
-	h.noFile = fork.NoFileRaised()
 	h.staging, err = stagingDir()
 	return h, err
 }

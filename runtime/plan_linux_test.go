@@ -48,7 +48,7 @@ func TestPlans(t *testing.T) {
 		facts hpcrun.Facts
 	}{
 		{"least", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none}, hpcrun.Facts{Admin: true}},
-		{"kernel", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"true", "x"}, Omit: none, Env: []string{"PATH=/bin:.:/usr/bin", "PMI_SHARED_SECRET=1"}}, hpcrun.Facts{Admin: true, NoFileRaised: true}},
+		{"kernel", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs}, Args: []string{"true", "x"}, Omit: none, Env: []string{"PATH=/bin:.:/usr/bin", "PMI_SHARED_SECRET=1"}}, hpcrun.Facts{Admin: true}},
 		{"user-memory", hpcrun.Spec{Image: hpcrun.Image{Path: sqfs, FUSEDevice: "/no/fuse"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Dir: "/data"}, ordinary},
 		{"user-binds", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds, Identity: hpcrun.IdentityRoot}, ordinary},
 		{"old-kernel", hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/image"}, Args: []string{"/bin/true"}, Omit: none, Binds: binds[1:]}, hpcrun.Facts{UID: 1000, GID: 1000, OldKernel: true}},

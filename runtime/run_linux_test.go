@@ -462,6 +462,42 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// TestManyFiles: a program that has more files open than it was allowed at first starts commands, which are not allowed more than that.
+func TestManyFiles(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, spec hpcrun.Spec) {
+		for _, executor := range []hpcrun.Executor{hpcrun.ExecutorAuto, hpcrun.ExecutorFork} {
+			cmd := exec.Command("/bin/sh", "-c", `ulimit -Sn 64; exec "$0" "$@"`, "/proc/self/exe", spec.Image.Path, string(spec.Image.Backend))
+			cmd.Args[3], _ = os.Executable()
+			cmd.Env = append(os.Environ(), helpVar+"=files", "HPCIMG_FUSE="+spec.Image.FUSEDevice, executorVar+"="+string(executor))
+			if spec.Namespaces.User {
+				cmd.Env = append(cmd.Env, userVar+"=1")
+			}
+			if out, err := cmd.CombinedOutput(); err != nil || string(out) != "64\n" {
+				t.Errorf("%s: %q, %v", executor, out, err)
+			}
+		}
+	})
+}
+
+// manyFiles runs a command while more files are open than this process was allowed at first.
+func manyFiles(spec hpcrun.Spec) int {
+	for range 100 {
+		if _, err := os.Open("/"); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	spec.Args = []string{"/bin/sh", "-c", "ulimit -Sn"}
+	spec.Namespaces.User = os.Getenv(userVar) != ""
+	out, err := (&hpcrun.Cmd{Spec: &spec, Executor: hpcrun.Executor(os.Getenv(executorVar))}).CombinedOutput(context.Background())
+	os.Stdout.Write(out)
+	if err != nil {
+		fmt.Println(err)
+	}
+	return hpcrun.ExitCode(err)
+}
+
 // TestAsUser runs the tests of this package as an ordinary user, where root runs them.
 func TestAsUser(t *testing.T) {
 	t.Parallel()

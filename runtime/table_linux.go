@@ -357,9 +357,6 @@ func (e *emitter) finish() {
 		e.add(fork.Sethostname(name))
 	}
 	e.changeDir()
-	if e.host.noFile {
-		e.add(fork.RestoreNoFile())
-	}
 	if !e.spec.AllowNewPrivileges {
 		e.add(fork.NoNewPrivs())
 	}
@@ -369,6 +366,7 @@ func (e *emitter) finish() {
 	for i := range 3 {
 		e.add(fork.Dup(fork.FD(fmt.Sprintf("std%d", i)), i))
 	}
+	e.add(fork.RestoreNoFile())
 	if e.spec.Contain == ContainAll {
 		e.add(fork.CloseOthers(3).Lax()) // Linux 5.11 has it
 	}

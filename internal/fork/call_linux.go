@@ -309,7 +309,9 @@ func Setrlimit(resource int, name string, lim syscall.Rlimit) Call {
 	}}
 }
 
-// RestoreNoFile gives the program the limit of open files that this process was started with; see OriginalNoFile.
+// RestoreNoFile gives the program the limit of open files that this process was started with; see OriginalNoFile. Descriptors can have
+// numbers above it: no call that opens one, or gives one another number, may follow. A table that executes a program has to have it, since
+// ExecutorMemfd runs the others with the limit of the caller.
 func RestoreNoFile() Call {
 	return Call{name: "prlimit64", nr: unix.SYS_PRLIMIT64, args: []arg{
 		word(0, "0"), word(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE"), word(0, "original"), word(0, "NULL"),

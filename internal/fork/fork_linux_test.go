@@ -277,9 +277,9 @@ func TestOriginalNoFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lim, raised := fork.OriginalNoFile()
-	if want := strings.TrimSpace(string(out)); strconv.FormatUint(lim.Cur, 10) != want {
-		t.Errorf("got %v, %v, want %s", lim, raised, want)
+	lim, err := fork.OriginalNoFile()
+	if want := strings.TrimSpace(string(out)); err != nil || strconv.FormatUint(lim.Cur, 10) != want {
+		t.Errorf("got %v, %v, want %s", lim, err, want)
 	}
 }
 

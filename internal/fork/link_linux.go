@@ -53,11 +53,11 @@ func link(calls []Call, numbers map[FD]uintptr, clone uintptr) (*table, error) {
 			continue
 		}
 		calls = slices.Clone(calls)
-		if lim, raised := OriginalNoFile(); raised {
-			calls[i] = Setrlimit(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE", lim)
-		} else {
-			calls[i] = nothing()
+		lim, err := OriginalNoFile()
+		if err != nil {
+			return nil, err
 		}
+		calls[i] = Setrlimit(unix.RLIMIT_NOFILE, "RLIMIT_NOFILE", lim)
 	}
 	for pass := range 2 {
 		if pass == 1 {
@@ -76,9 +76,6 @@ func link(calls []Call, numbers map[FD]uintptr, clone uintptr) (*table, error) {
 	copy(t.arena, l.arena)
 	return t, t.finish()
 }
-
-// nothing is a call that has no effect.
-func nothing() Call { return ParentAlive().Lax() }
 
 func (t *table) finish() error {
 	save := -1

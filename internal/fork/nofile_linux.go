@@ -9,25 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NoFileRaised says whether the Go runtime has raised the limit of open files of this process.
-func NoFileRaised() bool {
-	var lim syscall.Rlimit
-	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim)
-	return err == nil && lim.Cur == lim.Max-1 // it sets one less than the hard limit
-}
-
-// OriginalNoFile returns the limit of open files that this process was started with, if the Go runtime has raised it and
-// ok. Package syscall keeps the old value to itself and gives it to the children that it starts; so a child that only
-// exits, generated into memory, is started and its limit read. Where that is forbidden, 1024 is what nearly every login
-// and init system sets, and what programs with select(2) can bear.
-func OriginalNoFile() (lim syscall.Rlimit, ok bool) {
+// OriginalNoFile returns the limit of open files that this process was started with. Where the Go runtime has raised it, package syscall keeps the old
+// value to itself and gives it to the children that it starts; so a child that only exits, generated into memory, is started and its limit read. Where
+// that is forbidden, 1024 is what nearly every login and init system sets, and what programs with select(2) can bear.
+func OriginalNoFile() (lim syscall.Rlimit, err error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil || lim.Cur != lim.Max-1 {
-		return lim, false // the runtime sets one less than the hard limit
+		return lim, os.NewSyscallError("getrlimit", err) // the runtime sets one less than the hard limit
 	}
 	if err := limitOfChild(&lim); err != nil {
 		lim.Cur = min(1024, lim.Max)
 	}
-	return lim, true
+	return lim, nil
 }
 
 func limitOfChild(lim *syscall.Rlimit) error {

@@ -18,7 +18,7 @@ import (
 //
 //	file  0x0000 headers   memory 0x400000
 //	      0x0100 code             0x400100
-//	      0x1000 data             0x501000: record, descriptor for it, signal mask and set of all signals; calls; arena
+//	      0x1000 data             0x501000: record, descriptor for it, signal mask and set of all signals, limits of open files; calls; arena
 //
 // The difference of offset and address is a multiple of any page size, so the file needs no padding.
 const (
@@ -29,6 +29,8 @@ const (
 	headerSize  = 64
 	maskOffset  = 16
 	blockOffset = 24
+	limitOffset = 32 // of open files while the table runs
+	savedOffset = 48 // and before
 	loadAlign   = 0x10000
 )
 
@@ -61,9 +63,6 @@ func buildProgram(calls []Call, numbers map[FD]uintptr, private []uintptr, errfd
 	l := &linker{numbers: numbers, base: at(first + len(calls) + 1)}
 	save := -1
 	for i, c := range calls {
-		if c.kind == kindNoFile {
-			c = nothing() // package syscall restores the limit when it starts the program
-		}
 		r, err := l.call(c)
 		if err != nil {
 			return nil, fmt.Errorf("call %d, %v: %w", i, c, err)
@@ -83,6 +82,8 @@ func buildProgram(calls []Call, numbers map[FD]uintptr, private []uintptr, errfd
 			r.kind, r.n = kindWant, uintptr(os.Getpid())
 		case kindMask:
 			r.args = [6]uintptr{unix.SIG_SETMASK, dataAddress + maskOffset, 0, sigsetSize}
+		case kindNoFile:
+			r.args = noFile(dataAddress+savedOffset, 0)
 		}
 		raw = append(raw, r)
 	}
@@ -91,13 +92,21 @@ func buildProgram(calls []Call, numbers map[FD]uintptr, private []uintptr, errfd
 	data := make([]byte, headerSize, headerSize+len(raw)*size+len(l.arena))
 	binary.NativeEndian.PutUint64(data[8:], uint64(errfd))
 	binary.NativeEndian.PutUint64(data[blockOffset:], ^uint64(0))
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		return nil, os.NewSyscallError("getrlimit", err)
+	}
+	binary.NativeEndian.PutUint64(data[limitOffset:], lim.Cur)
+	binary.NativeEndian.PutUint64(data[limitOffset+8:], lim.Max)
 	data = append(data, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(raw))), len(raw)*size)...)
 	return executable(code, append(data, l.arena...)), nil
 }
 
-// prologue blocks signals, as the forked child has them blocked, and undoes what starting the program has taken.
+// prologue blocks signals, as the forked child has them blocked, and undoes what starting the program has taken: package syscall has restored the
+// limit of open files, which the numbers of descriptors here may be above.
 func prologue(private []uintptr, self uintptr) []rawCall {
 	raw := []rawCall{
+		{nr: unix.SYS_PRLIMIT64, args: noFile(dataAddress+limitOffset, dataAddress+savedOffset)},
 		{nr: unix.SYS_RT_SIGPROCMASK, args: [6]uintptr{unix.SIG_SETMASK, dataAddress + blockOffset, dataAddress + maskOffset, sigsetSize}},
 		{nr: unix.SYS_CLOSE, args: [6]uintptr{self}},
 	}
@@ -106,6 +115,9 @@ func prologue(private []uintptr, self uintptr) []rawCall {
 	}
 	return raw
 }
+
+// noFile are the arguments of prlimit64 that set the limit of open files to what is at one address, and store it at another, unless that is 0.
+func noFile(set, store uintptr) [6]uintptr { return [6]uintptr{0, unix.RLIMIT_NOFILE, set, store} }
 
 // executable wraps code and data into an ELF file. A program without data has just the one segment.
 func executable(code, data []byte) []byte {

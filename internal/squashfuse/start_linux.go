@@ -58,10 +58,7 @@ func (p *Program) calls(o *Options) []fork.Call {
 		fork.Keep("null", "stdin"), fork.Keep("says", "stderr"),
 		fork.Dup("stdin", 0), fork.Dup("stdin", 1), fork.Dup("stderr", 2),
 		fork.CloseOthers(3).Lax(), fork.Inherit("device"), fork.Inherit("image"),
-		fork.Chdir("/"), fork.NoNewPrivs(),
+		fork.Chdir("/"), fork.NoNewPrivs(), fork.RestoreNoFile(), fork.RestoreSignals(),
 	)
-	if fork.NoFileRaised() {
-		calls = append(calls, fork.RestoreNoFile())
-	}
-	return append(append(calls, fork.RestoreSignals()), fork.Exec([]string{p.Path}, argv, nil)...)
+	return append(calls, fork.Exec([]string{p.Path}, argv, nil)...)
 }
