@@ -2,12 +2,13 @@ package runtime
 
 import (
 	"context"
+	"io/fs"
 	"os"
 )
 
-// ask has somebody else decide about the open files that are going to be used.
-func (p *Plan) ask(ctx context.Context) error {
-	if err := p.askImage(ctx); err != nil || p.admitOthers == nil {
+// ask has somebody else decide about the open files that are going to be used; dir is the image if that is a directory.
+func (p *Plan) ask(ctx context.Context, dir *os.File) error {
+	if err := p.askImage(ctx, dir); err != nil || p.admitOthers == nil {
 		return err
 	}
 	for _, x := range p.extras {
@@ -21,16 +22,11 @@ func (p *Plan) ask(ctx context.Context) error {
 	return nil
 }
 
-func (p *Plan) askImage(ctx context.Context) error {
+func (p *Plan) askImage(ctx context.Context, dir *os.File) error {
 	if p.admit == nil {
 		return nil
 	}
 	if p.file == nil {
-		dir, err := os.Open(p.image)
-		if err != nil {
-			return err
-		}
-		defer dir.Close()
 		return p.admit(ctx, dir, 0, 0)
 	}
 	if err := p.admit(ctx, p.file, p.offset, p.size); err != nil {
@@ -43,4 +39,34 @@ func (p *Plan) askImage(ctx context.Context) error {
 func (p *Plan) unwritten() error {
 	info, err := p.file.Stat()
 	return p.identity.check("read", p.image, info, err)
+}
+
+// compares says whether this process looks at the directory that the child has opened for the image. The child can open it by its path only, at which
+// others may have put another one since somebody was asked about it, or since it was unpacked; and who joins a session relies on who leads it.
+func (c *compiler) compares() bool {
+	if c.plan.backend == BackendDirectory {
+		return c.plan.admit != nil || c.spec.Shared
+	}
+	return c.plan.backend == BackendExtract && c.plan.extractDir != ""
+}
+
+// compare waits for that directory, and lets the child go on if it is dir.
+func (p *Plan) compare(ctx context.Context, socket, dir *os.File) error {
+	opened, err := receive(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	info, err := opened.Stat()
+	if err != nil {
+		return err
+	}
+	want, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(info, want) {
+		return &fs.PathError{Op: "open", Path: dir.Name(), Err: ErrImageChanged}
+	}
+	return goOn(socket)
 }

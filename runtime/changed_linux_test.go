@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,6 +79,89 @@ func TestUnpackedIsClosed(t *testing.T) {
 	if names, _ := os.ReadDir(dir); len(names) > 0 {
 		t.Errorf("left behind: %v", names)
 	}
+}
+
+// TestImageMoved: the directory that is mounted is the one that somebody was asked about, or that the image was unpacked into, whatever others have put in
+// its place meanwhile.
+func TestImageMoved(t *testing.T) {
+	t.Parallel()
+	namespaces(t)
+	moved := func(t *testing.T, image hpcrun.Image) {
+		proc, err := start(t, hpcrun.Spec{Image: image, Args: []string{"/bin/true"}})
+		if !errors.Is(err, hpcrun.ErrImageChanged) {
+			t.Errorf("started %v, %v", proc, err)
+		}
+	}
+	for how, replace := range map[string]func(image, other string) error{
+		"another directory": func(image, other string) error { return os.Rename(other, image) },
+		"a link":            func(image, other string) error { return os.Symlink(other, image) },
+	} {
+		t.Run("asked about, then "+how, func(t *testing.T) {
+			image, other := smallImage(t), smallImage(t)
+			moved(t, hpcrun.Image{Path: image, Admit: func(context.Context, *os.File, int64, int64) error {
+				return errors.Join(os.Rename(image, image+".asked"), replace(image, other))
+			}})
+		})
+	}
+	t.Run("unpacked", func(t *testing.T) {
+		for range 8 {
+			unpackedMoved(t)
+		}
+	})
+}
+
+// unpackedMoved starts an image that is unpacked while somebody, who may rename what is in the directory, puts another in its place as soon as it is there.
+func unpackedMoved(t *testing.T) {
+	dir, other := t.TempDir(), smallImage(t)
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			names, _ := filepath.Glob(dir + "/hpcimg-*/root")
+			if len(names) == 0 {
+				continue
+			}
+			if info, err := os.Stat(names[0]); err == nil && info.Mode().Perm() == 0o755 {
+				temp := filepath.Dir(names[0])
+				_ = errors.Join(os.Rename(temp, dir+"/unpacked"), os.Mkdir(temp, 0o755), os.Rename(other, names[0]))
+				return
+			}
+		}
+	}()
+	out, err := output(t, hpcrun.Spec{
+		Image: hpcrun.Image{Path: imageFile(), Backend: hpcrun.BackendExtract, ExtractDir: dir}, Env: []string{"PATH=/bin"}, Args: sh("cat /etc/marker"),
+	})
+	close(done)
+	<-ended
+	if (err != nil || out != "image\n") && !errors.Is(err, hpcrun.ErrImageChanged) && !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// TestImageLink: a directory is run by the name of a link to it, as sites have one for the version of the day.
+func TestImageLink(t *testing.T) {
+	t.Parallel()
+	namespaces(t)
+	dir := t.TempDir()
+	mustAll(t, os.Symlink(rootDir(), dir+"/version"), os.Symlink("version", dir+"/current"))
+	if got := mustOutput(t, hpcrun.Spec{Image: hpcrun.Image{Path: dir + "/current"}, Args: []string{"/bin/cat", "/etc/marker"}}); got != "image\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// start starts a command, which a test does not expect to run.
+func start(t testing.TB, spec hpcrun.Spec) (*hpcrun.Process, error) {
+	t.Helper()
+	plan, err := hpcrun.Compile(t.Context(), &spec)
+	mustAll(t, err)
+	defer plan.Close()
+	return plan.Start(t.Context(), nil)
 }
 
 func mustAll(t testing.TB, errs ...error) {

@@ -116,6 +116,11 @@ func (c *compiler) openImage() error {
 	c.plan.image, c.plan.identity, c.plan.admit, c.plan.admitOthers = name, identityOf(info), img.Admit, c.spec.AdmitOthers
 	c.plan.onError = img.OnError
 	if info.IsDir() {
+		// A link there must not be what is mounted. What it leads to is compared with what was opened here.
+		if c.plan.image, err = filepath.EvalSymlinks(name); err != nil {
+			f.Close()
+			return err
+		}
 		c.image = &dirImage{dir: f}
 		c.plan.backend = BackendDirectory
 		if img.Backend != BackendAuto && img.Backend != BackendDirectory {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -42,9 +43,15 @@ func (p *Plan) unpack(ctx context.Context, root *os.Root) error {
 }
 
 // serve does for the child what it cannot do itself, in the order in which it asks.
-func (p *Plan) serve(ctx context.Context, proc *Process, socket *os.File, held *shared) error {
+func (p *Plan) serve(ctx context.Context, proc *Process, r *resources, held *shared) error {
+	socket := r.parent
 	if p.idMaps[users] != nil {
 		if err := p.applyMaps(ctx, proc.pid, socket); err != nil {
+			return err
+		}
+	}
+	if p.compares {
+		if err := p.compare(ctx, socket, r.dir); err != nil {
 			return err
 		}
 	}
@@ -146,11 +153,11 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	defer stop()
 	const most = 4
-	var n, oobn int
+	var n, oobn, flags int
 	p, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*most))
 	var recvErr error
 	err = conn.Read(func(fd uintptr) bool {
-		n, oobn, _, _, recvErr = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, recvErr = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
 		return !errors.Is(recvErr, unix.EAGAIN) && !errors.Is(recvErr, unix.EINTR)
 	})
 	switch err = errors.Join(err, recvErr); {
@@ -158,6 +165,8 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 		err = ctx.Err()
 	case err == nil && n != 1, errors.Is(err, unix.ECONNRESET): // which is the end for who has not read all that was written to it
 		err = errNoDescriptor
+	case err == nil && flags&unix.MSG_CTRUNC != 0 && oobn < len(oob): // there was room here, but not for more descriptors of this process
+		err = os.NewSyscallError("recvmsg", unix.EMFILE)
 	}
 	if err == nil {
 		return p[0], oob[:oobn], nil
@@ -168,34 +177,53 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 	return 0, nil, err
 }
 
-// unpackOnDisk extracts the image into a directory in a new one, and returns a function that removes both.
-func (p *Plan) unpackOnDisk(ctx context.Context) (dir string, remove func(), err error) {
+// unpackOnDisk extracts the image into a directory in a new one, which it opens, and returns a function that removes both.
+func (p *Plan) unpackOnDisk(ctx context.Context) (dir string, opened *os.File, remove func(), err error) {
 	temp, err := os.MkdirTemp(p.extractDir, extractPattern)
 	if err != nil {
-		return "", nil, err
+		return "", nil, nil, err
 	}
 	remove = func() { removeAll(temp) }
-	dir = filepath.Join(temp, extractRoot)
-	if err = os.Mkdir(dir, 0o700); err == nil {
-		err = p.unpackInto(ctx, dir)
-	}
-	if err == nil {
-		err = os.Chmod(dir, 0o755) // for those who the command may become
-	}
-	if err != nil {
+	if opened, err = p.unpackInto(ctx, temp); err != nil {
 		remove()
-		return "", nil, fmt.Errorf("unpack the image into %s: %w", p.extractDir, err)
+		return "", nil, nil, fmt.Errorf("unpack the image into %s: %w", p.extractDir, err)
 	}
-	return dir, remove, nil
+	return filepath.Join(temp, extractRoot), opened, remove, nil
 }
 
-func (p *Plan) unpackInto(ctx context.Context, dir string) error {
-	root, err := os.OpenRoot(dir)
+// unpackInto makes the directory for the image in temp. Where others may rename what is not theirs, temp could be theirs by now.
+func (p *Plan) unpackInto(ctx context.Context, temp string) (*os.File, error) {
+	outer, err := os.OpenRoot(temp)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	defer outer.Close()
+	info, err := outer.Stat(".")
+	if err != nil {
+		return nil, err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
+		return nil, &fs.PathError{Op: "open", Path: temp, Err: fmt.Errorf("replaced by others: %w", fs.ErrPermission)}
+	}
+	if err := outer.Mkdir(extractRoot, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := outer.OpenRoot(extractRoot)
+	if err != nil {
+		return nil, err
 	}
 	defer root.Close()
-	return p.unpack(ctx, root)
+	opened, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	if err = p.unpack(ctx, root); err == nil {
+		err = opened.Chmod(0o755) // for those who the command may become
+	}
+	if err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
+	return opened, nil
 }
 
 // removeAll removes a tree in which there may be directories that their owner may not write to.
@@ -203,11 +231,14 @@ func removeAll(dir string) {
 	if os.RemoveAll(dir) == nil {
 		return
 	}
-	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(name, 0o700)
-		}
-		return nil
-	})
+	if root, err := os.OpenRoot(dir); err == nil { // in which no link leads out
+		_ = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				_ = root.Chmod(name, 0o700)
+			}
+			return nil
+		})
+		_ = root.Close()
+	}
 	_ = os.RemoveAll(dir)
 }

@@ -240,6 +240,9 @@ func help() int {
 		return withoutMemfd()
 	}
 	spec := hpcrun.Spec{Image: hpcrun.Image{Path: os.Args[1], Backend: hpcrun.Backend(os.Args[2]), FUSEDevice: os.Getenv("HPCIMG_FUSE")}, Args: []string{"sleep", "1000"}}
+	if os.Getenv(helpVar) == "full" {
+		return full(spec)
+	}
 	if os.Getenv(helpVar) == "files" {
 		return manyFiles(spec)
 	}

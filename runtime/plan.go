@@ -24,6 +24,7 @@ type Plan struct {
 	offset, size int64
 	backend      Backend
 	extractDir   string
+	compares     bool // this process looks at the directory that the child has opened
 	admit        func(ctx context.Context, f *os.File, offset, size int64) error
 	admitOthers  func(ctx context.Context, f *os.File, offset, size int64) error
 	onError      func(error)

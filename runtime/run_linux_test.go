@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hpcimg/internal/oracle"
 	hpcrun "hpcimg/runtime"
 )
@@ -496,6 +498,69 @@ func manyFiles(spec hpcrun.Spec) int {
 		fmt.Println(err)
 	}
 	return hpcrun.ExitCode(err)
+}
+
+// TestFull: a start ends with the reason when this process cannot take what the child hands over, since it has as many files open as it may have.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, spec hpcrun.Spec) {
+		if spec.Image.Backend == "" || spec.Image.ExtractDir != "" || spec.Image.Backend == hpcrun.BackendKernel {
+			return // hands nothing over
+		}
+		cmd := exec.Command("/bin/sh", "-c", `ulimit -n 80; exec "$0" "$@"`, "", spec.Image.Path, string(spec.Image.Backend))
+		cmd.Args[3], _ = os.Executable()
+		cmd.Env = append(os.Environ(), helpVar+"=full", "HPCIMG_FUSE="+spec.Image.FUSEDevice)
+		if spec.Namespaces.User {
+			cmd.Env = append(cmd.Env, userVar+"=1")
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+}
+
+// full starts a command again and again, and opens all files that it may as soon as there is a child.
+func full(spec hpcrun.Spec) int {
+	spec.Namespaces.User = os.Getenv(userVar) != ""
+	spec.Args = []string{"/bin/true"}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	plan, err := hpcrun.Compile(ctx, &spec)
+	for round := 0; round < 8 && (err == nil || errors.Is(err, unix.EMFILE)); round++ {
+		started := make(chan struct{})
+		var open []int
+		var filler sync.WaitGroup
+		filler.Go(func() {
+			for {
+				select {
+				case <-started:
+					return
+				default:
+				}
+				// Nothing here needs a descriptor.
+				if len(open) == 0 && unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) != nil {
+					continue
+				}
+				if fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0); err == nil {
+					open = append(open, fd)
+				}
+			}
+		})
+		var proc *hpcrun.Process
+		if proc, err = plan.Start(ctx, nil); err == nil {
+			_, err = proc.Wait()
+		}
+		close(started)
+		filler.Wait()
+		for _, fd := range open {
+			_ = unix.Close(fd)
+		}
+	}
+	if err != nil && !errors.Is(err, unix.EMFILE) {
+		fmt.Println("got", err)
+		return 1
+	}
+	return 0
 }
 
 // TestAsUser runs the tests of this package as an ordinary user, where root runs them.

@@ -188,6 +188,30 @@ func TestSessionErrors(t *testing.T) {
 	}
 }
 
+// TestSessionClosed closes a session while a command is started in it.
+func TestSessionClosed(t *testing.T) {
+	t.Parallel()
+	namespaces(t)
+	dir := t.TempDir()
+	s, err := hpcrun.OpenSession(dir+"/session", "x")
+	mustAll(t, err)
+	asked := false
+	spec := hpcrun.Spec{Image: hpcrun.Image{Path: rootDir()}, Shared: true, Args: []string{"/bin/true"}}
+	spec.Image.Admit = func(context.Context, *os.File, int64, int64) error {
+		asked = true
+		return s.Close()
+	}
+	for range 2 { // the second time, it is closed before
+		var sessionErr *hpcrun.SessionError
+		if err := (&hpcrun.Cmd{Spec: &spec, Session: s}).Run(t.Context()); !errors.Is(err, os.ErrClosed) || !errors.As(err, &sessionErr) || !asked {
+			t.Errorf("got %v", err)
+		}
+	}
+	if names, err := os.ReadDir(dir + "/session"); err != nil || len(names) > 0 {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
 // TestSessionElsewhere has a process with other mounts ask for the session of the same tag: paths mean other files to it.
 func TestSessionElsewhere(t *testing.T) {
 	t.Parallel()

@@ -21,13 +21,14 @@ type resources struct {
 	null   *os.File
 	parent *os.File // ends of the socket for the unpacked image
 	child  *os.File
+	dir    *os.File // that the child has to open for the image, if it is compared
 	remove func()
 	files  map[fork.FD]*os.File
 	calls  []fork.Call
 }
 
 func (r *resources) close() {
-	for _, f := range []*os.File{r.null, r.parent, r.child} {
+	for _, f := range []*os.File{r.null, r.parent, r.child, r.dir} {
 		if f != nil {
 			f.Close()
 		}
@@ -67,6 +68,10 @@ func (p *Plan) start(ctx context.Context, o *StartOptions) (*Process, error) {
 	case p.joined == nil:
 		return nil, fmt.Errorf("runtime: the plan cannot be started in a session, since its specification is not Shared: %w", fs.ErrInvalid)
 	}
+	if !o.Session.open.begin() {
+		return nil, o.Session.fail("", os.ErrClosed)
+	}
+	defer func() { _ = o.Session.open.letGo() }()
 	return p.startIn(ctx, o, executor)
 }
 
@@ -87,7 +92,7 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 	if r.child != nil {
 		r.child.Close() // the copy of the child is the only one now, and closed if it fails
 		held := &shared{}
-		err := p.serve(ctx, proc, r.parent, held)
+		err := p.serve(ctx, proc, r, held)
 		if err == nil && lead != nil {
 			err = lead(held)
 		} else {
@@ -177,7 +182,7 @@ func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error)
 		return r, err
 	}
 	r.calls = p.calls
-	if p.joined != nil || p.idMaps[users] != nil || p.served() || p.backend == BackendSquashfuse || p.backend == BackendExtract && p.extractDir == "" {
+	if p.joined != nil || p.compares || p.idMaps[users] != nil || p.served() || p.backend == BackendSquashfuse || p.backend == BackendExtract && p.extractDir == "" {
 		if err := r.socketpair(); err != nil {
 			return r, err
 		}
@@ -190,7 +195,7 @@ func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error)
 		r.files["image"] = r.mount.File()
 	case p.backend == BackendExtract && p.extractDir != "":
 		var dir string
-		if dir, r.remove, err = p.unpackOnDisk(ctx); err == nil {
+		if dir, r.dir, r.remove, err = p.unpackOnDisk(ctx); err == nil {
 			r.calls = slices.Clone(p.calls)
 			r.calls[p.extracted] = fork.OpenTree(dir, true, "image")
 		}
@@ -217,7 +222,17 @@ func (p *Plan) admitted(ctx context.Context, o *StartOptions) (*resources, error
 	if err := p.unchanged(); err != nil {
 		return r, err
 	}
-	return r, p.ask(ctx)
+	if p.file == nil && (p.compares || p.admit != nil) {
+		var err error
+		if r.dir, err = os.Open(p.image); err != nil {
+			return r, err
+		}
+		info, err := r.dir.Stat()
+		if err := p.identity.check("open", p.image, info, err); err != nil {
+			return r, err
+		}
+	}
+	return r, p.ask(ctx, r.dir)
 }
 
 func (r *resources) socketpair() error {

@@ -128,6 +128,9 @@ func (e *emitter) sources() {
 		e.plan.extracted = len(e.calls)
 		e.add(fork.OpenTree(e.plan.extractDir+"/"+extractPattern+"/"+extractRoot, true, "image"))
 	}
+	if e.plan.compares = e.compares(); e.plan.compares {
+		e.add(fork.SendFD("sync", "image"), fork.ReadByte("sync"))
+	}
 	if e.plan.served() {
 		e.add(fork.Open(fork.CWD, e.fuseDevice(), unix.O_RDWR, 0, "fuse"))
 	}
