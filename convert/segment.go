@@ -14,6 +14,7 @@ import (
 	"hpcimg/convert/internal/index"
 	"hpcimg/convert/internal/layer"
 	"hpcimg/image/cache"
+	"hpcimg/internal/atomicfile"
 	"hpcimg/squashfs"
 )
 
@@ -279,7 +280,7 @@ type tempFile struct {
 }
 
 func newTempFile(dir string) (*tempFile, error) {
-	f, err := os.CreateTemp(dir, ".hpcimg-segment-*")
+	f, err := os.CreateTemp(dir, atomicfile.LayerPrefix+"*")
 	if err != nil {
 		return nil, err
 	}

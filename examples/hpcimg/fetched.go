@@ -31,8 +31,6 @@ const (
 	usedAgain = time.Hour
 	// unfinishedAge is when an unfinished one belongs to nobody, though it cannot be told whether who has begun it lives.
 	unfinishedAge = 24 * time.Hour
-	// layerPrefix begins the names that layers have while they wait for their turn.
-	layerPrefix = ".hpcimg-segment-"
 )
 
 // openImage opens an image to run something in: a local one or, from the cache, a SIF file made of one in layers. What has been asked about already
@@ -299,7 +297,7 @@ func cleanUnfinished(store *cache.Cache, dryRun bool) (n int, err error) {
 	}
 	for _, e := range entries {
 		temporary, abandoned := atomicfile.Abandoned(e.Name())
-		if !temporary && !strings.HasPrefix(e.Name(), layerPrefix) {
+		if !temporary && !strings.HasPrefix(e.Name(), atomicfile.LayerPrefix) {
 			continue
 		}
 		info, infoErr := e.Info()

@@ -127,11 +127,11 @@ func TestCleanUnfinished(t *testing.T) {
 	write(filepath.Join(filepath.Base(dead), "image.sif"), 0)
 	write(other, time.Hour)
 	write(strings.Replace(other, "-01-", "-02-", 1), 25*time.Hour)
-	write(".hpcimg-segment-1", time.Hour)
-	write(".hpcimg-segment-2", 25*time.Hour)
+	write(atomicfile.LayerPrefix+"1", time.Hour)
+	write(atomicfile.LayerPrefix+"2", 25*time.Hour)
 	write(".unknown", 25*time.Hour)
 	write("sha256-03-1.sif", time.Minute)
-	want := []string{".hpcimg-segment-1", ours, other, ".unknown", "sha256-03-1.sif"}
+	want := []string{atomicfile.LayerPrefix + "1", ours, other, ".unknown", "sha256-03-1.sif"}
 	before := fileNames(t, images)
 	for _, dryRun := range []bool{true, false} {
 		var result cache.CleanResult
