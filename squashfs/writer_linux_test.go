@@ -234,7 +234,6 @@ func clamped(l testtree.Listing) testtree.Listing {
 	return l
 }
 
-// zeros is an endless reader of zeros.
 // Two packs, one of them beyond 4 GiB of a sparse file, make one image.
 func TestBuilderPacks(t *testing.T) {
 	oracle.Root(t)

@@ -73,6 +73,7 @@ func TestWriterHugeFile(t *testing.T) {
 	}
 }
 
+// zeros is an endless reader of zeros.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) {
