@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -19,6 +21,10 @@ type TreeOptions struct {
 	CacheSize int64
 	// ReadAhead is how many blocks are decoded beyond what a sequential reader has asked for, at most 16; 0 means 16, -1 none.
 	ReadAhead int
+	// Overlaid says that nothing in the image is to mean anything to overlays which are laid over it. A character device 0:0, which is
+	// the absence of a file to them, appears as 0:1, and attributes trusted.overlay.* do not appear. (Attributes user.overlay.*
+	// mean something to overlays with the option userxattr only.)
+	Overlaid bool
 }
 
 // NewTree returns the tree of an image. Blocks are decoded once, however many readers want them at the same time, and
@@ -29,7 +35,7 @@ func NewTree(r *squashfs.Reader, o *TreeOptions) Tree {
 	if o != nil {
 		v = *o
 	}
-	t := &imageTree{r: r, zero: make([]byte, r.BlockSize())}
+	t := &imageTree{r: r, overlaid: v.Overlaid, zero: make([]byte, r.BlockSize())}
 	t.blocks = newBlockCache(cmp.Or(max(v.CacheSize, 0), 32<<20), r.BlockSize(), r.ReadBlock)
 	t.ahead = newReadAhead(t.blocks, v.ReadAhead)
 	for i := range t.inodes {
@@ -44,6 +50,8 @@ type imageTree struct {
 	ahead  *readAhead
 	zero   []byte // a block of a hole
 	inodes [32]inodeShard
+	// overlaid: see TreeOptions.
+	overlaid bool
 }
 
 // inodeShard remembers the inodes that were used last: the block list of a large file is dear to find one's way in.
@@ -99,11 +107,17 @@ func (t *imageTree) Attr(node NodeID) (Attr, error) {
 		return Attr{}, err
 	}
 	rdev := in.Rdev()
+	if t.overlaid && in.Mode().Type() == whiteoutType && rdev == (squashfs.Rdev{}) {
+		rdev.Minor = 1
+	}
 	return Attr{
 		Number: uint64(in.Number()), Mode: in.Mode(), Size: in.Size(), UID: in.UID(), GID: in.GID(), Links: in.LinkCount(),
 		Major: rdev.Major, Minor: rdev.Minor, ModTime: in.ModTime(),
 	}, nil
 }
+
+// whiteoutType is the type of the device by which overlays say that there is no such file.
+const whiteoutType = fs.ModeDevice | fs.ModeCharDevice
 
 func (t *imageTree) Lookup(dir NodeID, name string) (NodeID, error) {
 	in, err := t.inode(dir)
@@ -152,7 +166,11 @@ func (t *imageTree) Xattrs(node NodeID) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return in.Xattrs()
+	set, err := in.Xattrs()
+	if t.overlaid {
+		maps.DeleteFunc(set, func(name, _ string) bool { return strings.HasPrefix(name, "trusted.overlay.") })
+	}
+	return set, err
 }
 
 func (t *imageTree) ReadAt(node NodeID, p []byte, off int64) (int, error) {

@@ -30,7 +30,9 @@
 // and squashfuse_ll get images whose tables are in order only (squashfs.Check), unless they are Trusted. The root directory is read-only, nosuid and nodev.
 // Mount points that an image lacks are made in an overlay in front of it; the image is never written to. Overlay makes the
 // root directory writable, in memory or in a directory, or lays directories and further images over the image. Parts of images
-// can be bound (Bind.ImageDir); what is not the image itself is always served through FUSE.
+// can be bound (Bind.ImageDir); what is not the image itself is always served through FUSE. What is served is seen through a
+// read-only overlay, where the kernel makes one: that spares the server questions which no file system can answer once for all. A
+// character device 0:0 of such an image has the number 0:1, since it would be the absence of a file to overlays.
 //
 // # What the image sees of the host
 //

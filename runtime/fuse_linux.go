@@ -48,7 +48,7 @@ func (c *compiler) serveImage() error {
 func (p *Plan) newTree(r *squashfs.Reader) (mount.Tree, error) {
 	var tree mount.Tree
 	if p.backend == BackendFUSE {
-		tree = mount.NewTree(r, nil)
+		tree = mount.NewTree(r, &mount.TreeOptions{Overlaid: true})
 	}
 	tree, err := p.join(tree)
 	if err != nil || len(p.nodes) == 0 {

@@ -236,6 +236,9 @@ func help() int {
 		}
 		return hpcrun.ExitCode(err)
 	}
+	if os.Getenv(helpVar) == "ask" {
+		return ask()
+	}
 	if os.Getenv(helpVar) == "noexec" {
 		return withoutMemfd()
 	}

@@ -102,7 +102,7 @@ func (c *compiler) openLower(name string) (lower, image, error) {
 		if err != nil {
 			return lower{}, nil, err
 		}
-		x, err := c.addExtra(abs)
+		x, err := c.addExtra(abs, false)
 		if err != nil {
 			return lower{}, nil, err
 		}
@@ -165,10 +165,6 @@ func (e *emitter) overlay(base, root string) {
 		e.add(fork.Mkdir(fork.CWD, dir, 0o755), fork.AttachAt(lowerFD(i), dir))
 		lower = dir + ":" + lower
 	}
-	if lower == base && !e.spec.Overlay.writable() { // an overlay of one layer is refused: an empty one goes below
-		e.add(fork.Mkdir(fork.CWD, e.stage+"/nothing", 0o755))
-		lower += ":" + e.stage + "/nothing"
-	}
 	o := &e.spec.Overlay
 	if !o.writable() {
 		e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, fork.At("lowerdir="+lower)).About("overlay"))
@@ -198,4 +194,18 @@ func (e *emitter) overlay(base, root string) {
 		data = append(data, fork.At(",userxattr")) // trusted attributes are for root
 	}
 	e.add(fork.Mount(fork.At(""), fork.At(root), "overlay", unix.MS_NOSUID|unix.MS_NODEV, data...).About("overlay"))
+}
+
+// cover lays an overlay without changes over a mount that this process serves, of that and of an empty directory, since one layer
+// is not enough. Python asks of each file that it opens whether it is a terminal, which FUSE has to ask the server, every time; the
+// overlay answers by itself. Where the kernel makes none, the mount is seen without it.
+//
+// The name of the layer ends in "/.", so that its attributes have been asked for by the time that the overlay takes them over: those that
+// a FUSE mount begins with let nobody in.
+func (e *emitter) cover(dir string) {
+	e.plan.covered = true
+	e.add(
+		fork.Mkdir(fork.CWD, e.stage+"/nothing", 0o755),
+		fork.Mount(fork.At(""), fork.At(dir), "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, fork.At("lowerdir="+dir+"/.:"+e.stage+"/nothing")).About(dir).Lax(),
+	)
 }

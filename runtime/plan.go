@@ -33,6 +33,7 @@ type Plan struct {
 	owner        func(uid, gid uint32) (uint32, uint32)
 	nodes        []mount.Node // what the tree has besides the image
 	extras       []*extra     // images besides the one that the command runs in
+	covered      bool         // an overlay without changes is laid over what is served
 	tmpfsSize    int64
 	tmpfsInodes  int64
 	idMaps       [2][]string // arguments of the tools that map users and groups
@@ -104,6 +105,9 @@ func (p *Plan) String() string {
 	}
 	for _, x := range p.extras {
 		b.WriteString("# served too, as " + x.name + ": " + x.path + "\n")
+	}
+	if p.covered {
+		b.WriteString("# where the kernel makes no overlay of what is served alone, that is seen without it\n")
 	}
 	for _, node := range p.nodes {
 		b.WriteString("# served besides the image: " + node.Mode.String() + " " + node.Path + "\n")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -20,8 +21,9 @@ import (
 // rootName is the directory of the image itself, if that is served as well.
 const rootName = "root"
 
-// addExtra opens an image in a file: squashfs, or the primary partition of a SIF.
-func (c *compiler) addExtra(name string) (*extra, error) {
+// addExtra opens an image in a file: squashfs, or the primary partition of a SIF. One that overlays are not laid over but made of may
+// say to them what their layers do.
+func (c *compiler) addExtra(name string, overlaid bool) (*extra, error) {
 	if why := c.obstacle(BackendFUSE); why != "" {
 		return nil, &fs.PathError{Op: "serve", Path: name, Err: fmt.Errorf("an image that is laid over another or bound is served through FUSE: %s: %w", why, errors.ErrUnsupported)}
 	}
@@ -30,7 +32,7 @@ func (c *compiler) addExtra(name string) (*extra, error) {
 		return nil, err
 	}
 	x := &extra{name: fmt.Sprintf("image%d", len(c.plan.extras)), path: name, file: f}
-	if err = x.open(); err != nil {
+	if err = x.open(&mount.TreeOptions{Overlaid: overlaid}); err != nil {
 		f.Close()
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -38,7 +40,7 @@ func (c *compiler) addExtra(name string) (*extra, error) {
 	return x, nil
 }
 
-func (x *extra) open() error {
+func (x *extra) open(o *mount.TreeOptions) error {
 	info, err := x.file.Stat()
 	if err != nil {
 		return err
@@ -60,7 +62,7 @@ func (x *extra) open() error {
 	}
 	x.offset, x.size = offset, size
 	if x.reader, err = squashfs.NewReader(io.NewSectionReader(x.file, offset, size), size, nil); err == nil {
-		x.tree = mount.NewTree(x.reader, nil)
+		x.tree = mount.NewTree(x.reader, o)
 	}
 	return err
 }
@@ -86,19 +88,27 @@ func (p *Plan) join(tree mount.Tree) (mount.Tree, error) {
 // servedDir is where all is mounted that this process serves, if that is more than the image.
 func (e *emitter) servedDir() string { return e.stage + "/served" }
 
-// serveExtras mounts it.
+// serveExtras mounts it. Layers of an overlay are taken from there before anything covers it: overlays of overlays are slower, and
+// allowed once.
 func (e *emitter) serveExtras() {
 	if len(e.plan.extras) == 0 {
 		return
 	}
 	e.add(fork.Mkdir(fork.CWD, e.servedDir(), 0o755))
 	e.fuse("fuse", e.servedDir())
+	if e.spec.Overlay.empty() {
+		e.cover(e.servedDir())
+	}
+}
+
+func (e *emitter) bindsImages() bool {
+	return slices.ContainsFunc(e.items, func(it *item) bool { return it.kind == itemImage })
 }
 
 // bindImage places a directory, or a file, of an image.
 func (c *compiler) bindImage(b Bind, source string) error {
 	fail := func(err error) error { return &BindError{Source: source, Target: b.target(), Err: err} }
-	x, err := c.addExtra(source)
+	x, err := c.addExtra(source, true)
 	if err != nil {
 		return fail(err)
 	}

@@ -194,8 +194,14 @@ func (e *emitter) rootDir() {
 	default:
 		e.add(fork.AttachAt("image", base))
 	}
-	if overlay {
+	switch {
+	case overlay:
 		e.overlay(base, root)
+		if e.bindsImages() && !e.spec.Overlay.empty() {
+			e.cover(e.servedDir())
+		}
+	case e.plan.backend == BackendFUSE && len(e.plan.extras) == 0:
+		e.cover(root)
 	}
 	e.add(fork.Open(fork.CWD, root, unix.O_PATH|unix.O_DIRECTORY, 0, "root"))
 	if !overlay && !inMemory && !e.mounted() {

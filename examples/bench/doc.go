@@ -30,7 +30,8 @@
 // wire, manifests and all, and compares every file that comes back with the one
 // that was made here. These runs are not processes of their own.
 //
-// read mounts images by the kernel, by our FUSE server and by squashfuse_ll, and
+// read mounts images by the kernel, by our FUSE server, alone and below the overlay
+// that package runtime lays over it, and by squashfuse_ll, and
 // reads in them: an import of NumPy and pandas, one large file by one reader and
 // by sixteen, and a walk. It takes root.
 //
