@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"os"
 	"slices"
 	"time"
 
@@ -46,3 +47,31 @@ func (s *Session) SetPatience(d time.Duration) { s.patience = d }
 
 // MemoryOf is memoryOf.
 func MemoryOf(proc, cgroup string) int64 { return memoryOf(proc, cgroup) }
+
+// ResolveIn resolves a name in a directory as in an image.
+func ResolveIn(dir, name string) (found string, missing []string, err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	image := &dirImage{dir: f}
+	defer image.Close()
+	l := layout{}
+	l.add(&layer{at: "/", tree: image})
+	found, _, missing, err = l.resolve(name)
+	return found, missing, err
+}
+
+// ReceiveWelcome takes what a leader sends, says how many descriptors that were, and closes all.
+func ReceiveWelcome(ctx context.Context, conn *os.File, private bool) (int, error) {
+	m := &membership{conn: conn}
+	defer m.close()
+	err := m.receive(ctx, private)
+	n := 0
+	for _, f := range []*os.File{m.user, m.mnt, m.fuse} {
+		if f != nil {
+			n++
+		}
+	}
+	return n, err
+}

@@ -87,15 +87,15 @@ func (l *layout) resolve(name string) (found string, kind nodeKind, missing []st
 	for len(pending) > 0 {
 		part := pending[0]
 		pending = pending[1:]
+		if kind != nodeDir { // which has no "." and ".." either, nor a slash behind it
+			return "", 0, nil, &fs.PathError{Op: "resolve", Path: cur, Err: unix.ENOTDIR}
+		}
 		switch part {
 		case "", ".":
 			continue
 		case "..":
 			cur = path.Dir(cur)
 			continue
-		}
-		if kind != nodeDir {
-			return "", 0, nil, &fs.PathError{Op: "resolve", Path: cur, Err: unix.ENOTDIR}
 		}
 		next := path.Join(cur, part)
 		m, rel := l.covering(next)

@@ -373,3 +373,33 @@ func FuzzRunscript(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseEnvironment reads scripts that somebody else has written: what is taken is nothing but variables, and means the same when it is
+// written again.
+func FuzzParseEnvironment(f *testing.F) {
+	f.Add("#!/bin/sh\nexport PATH=\"/bin\"\nexport A=\"${A:-\"x\\\"y\"}\"\nexport B=\"${B:-}\"\n")
+	f.Add("#!/bin/sh\nexport A=\"$(id)\"\n")
+	f.Fuzz(func(t *testing.T, script string) {
+		a := sif.Attributes{Environment: map[string]string{"/.singularity.d/env/10-docker2singularity.sh": script}, Runscript: script}
+		vars, ok := sif.ParseEnvironment(script)
+		if a.OwnRunscript(); ok == a.OwnEnvironment() {
+			t.Fatalf("%q: read %v, and yet has more %v", script, ok, ok)
+		}
+		if _, _, also := sif.ParseRunscript(script); !ok || also {
+			return
+		}
+		total := 0
+		for _, v := range vars {
+			if total += len(v.Name) + len(v.Value); v.Name == "" || strings.ContainsAny(v.Name, "=\" $`\\\n;") {
+				t.Fatalf("%q is no name, in %q", v.Name, script)
+			}
+		}
+		if total > len(script) {
+			t.Fatalf("%d bytes of %q", total, script)
+		}
+		again, ok := sif.ParseEnvironment(script + "\n\n")
+		if !ok || !cmp.Equal(again, vars) {
+			t.Fatalf("with empty lines: %v, %v", again, vars)
+		}
+	})
+}
