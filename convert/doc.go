@@ -25,7 +25,8 @@
 // squashfs cannot hold.
 //
 // For a SIF the files that Apptainer and SingularityCE want are added, and
-// /etc/hosts and /etc/resolv.conf are emptied, see [hpcimg/sif.RootFiles].
+// /etc/hosts and /etc/resolv.conf are emptied, see [hpcimg/sif.RootFiles]. A SIF, a squashfs or a directory that has been an image
+// before keeps the scripts of its environment and its run script.
 //
 // # Forms
 //

@@ -36,6 +36,7 @@ func newSIFOutput(src *Source, o *Options, arch string) (*sifOutput, error) {
 	if err != nil {
 		return nil, err
 	}
+	sif.KeepScripts(files, metadata, src.scripts())
 	s := &sifOutput{definition: definition}
 	s.options = sif.WriterOptions{Arch: arch, ID: o.SIF.ID, Time: o.Time}
 	if s.metadata, err = json.Marshal(metadata); err != nil {

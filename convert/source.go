@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"time"
 
 	"hpcimg/convert/internal/layer"
@@ -108,6 +109,25 @@ func FromTar(r io.Reader) *Source {
 // attributes. Files named like whiteouts are files. The image itself is left out if it is made in the directory.
 func FromDir(root string) *Source {
 	return &Source{layers: []layerSource{dirLayer{root}}, definition: sif.DefinitionFor("localimage", root)}
+}
+
+// scripts are those that a root file system which has been that of an image before brings along; nil of other sources.
+func (s *Source) scripts() *sif.Attributes {
+	if len(s.layers) != 1 {
+		return nil
+	}
+	switch l := s.layers[0].(type) {
+	case squashfsLayer:
+		return sif.ReadAttributes(l.r)
+	case dirLayer:
+		root, err := os.OpenRoot(l.root)
+		if err != nil {
+			return nil // whoever reads it says so
+		}
+		defer root.Close()
+		return sif.ReadAttributes(root.FS())
+	}
+	return nil
 }
 
 // created returns the time of creation that the config has, or the zero time.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -34,6 +36,60 @@ type Attributes struct {
 	Helpfile    string                 `json:"helpfile,omitempty"`
 	Deffile     string                 `json:"deffile,omitempty"`
 	Startscript string                 `json:"startscript,omitempty"`
+}
+
+// Bounds of what ReadAttributes reads.
+const (
+	maxScript  = 1 << 20
+	maxScripts = 64
+)
+
+// ReadAttributes reads the scripts in the root file system of an image that are its own: those of the environment that converters, definition
+// files and SCIF apps make, and what it runs and starts. Scripts that every image has are left out, and so is what is not a regular file, no
+// larger than 1 MiB. The result is nil if there are none.
+func ReadAttributes(root fs.FS) *Attributes {
+	for _, dir := range []string{".singularity.d", ".singularity.d/env"} {
+		if info, err := fs.Lstat(root, dir); err != nil || !info.IsDir() {
+			return nil
+		}
+	}
+	var a Attributes
+	a.Runscript, a.Startscript = readScript(root, runscriptPath), readScript(root, startscriptPath)
+	for _, pattern := range []string{"10-docker*.sh", "9[0-4]-*.sh"} {
+		names, err := fs.Glob(root, ".singularity.d/env/"+pattern)
+		if err != nil {
+			continue
+		}
+		for _, name := range names[:min(len(names), maxScripts)] {
+			if text := readScript(root, name); text != "" {
+				if a.Environment == nil {
+					a.Environment = make(map[string]string)
+				}
+				a.Environment["/"+name] = text
+			}
+		}
+	}
+	if a.Runscript == "" && a.Startscript == "" && a.Environment == nil {
+		return nil
+	}
+	return &a
+}
+
+// readScript returns a script without its last newline, as Attributes have it, or "".
+func readScript(root fs.FS, name string) string {
+	if info, err := fs.Lstat(root, name); err != nil || !info.Mode().IsRegular() || info.Size() > maxScript {
+		return ""
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxScript))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimRight(string(text), "\n")
 }
 
 // Definition returns the definition file: the one in the group of the primary partition or, if that has none, the first. The error is

@@ -1,6 +1,7 @@
 package sif
 
 import (
+	"cmp"
 	"io/fs"
 	"maps"
 	"strconv"
@@ -98,10 +99,26 @@ func RootFiles(in *RootInput) ([]RootFile, *Metadata, error) {
 		add(".singularity.d/"+script.path, 0o755, script.text, Overwrite)
 	}
 	add(environmentPath, 0o755, environment, Overwrite)
-	add(".singularity.d/runscript", 0o755, runscript, Overwrite)
+	add(runscriptPath, 0o755, runscript, Overwrite)
 	add(".singularity.d/labels.json", 0o644, labelsText, Overwrite)
 	add(".singularity.d/Singularity", 0o644, i.Definition, MoveToHistory)
 	return files, newMetadata(&i, labels, environment, runscript), nil
+}
+
+// KeepScripts has files leave in place those that the image has itself, as ReadAttributes has found them, and metadata tell of these.
+func KeepScripts(files []RootFile, metadata *Metadata, own *Attributes) {
+	if own == nil {
+		return
+	}
+	a := &metadata.Data.Attributes
+	maps.Copy(a.Environment, own.Environment)
+	a.Runscript, a.Startscript = cmp.Or(own.Runscript, a.Runscript), cmp.Or(own.Startscript, a.Startscript)
+	for i, f := range files {
+		_, kept := own.Environment["/"+f.Path]
+		if kept || f.Path == runscriptPath && own.Runscript != "" || f.Path == startscriptPath && own.Startscript != "" {
+			files[i].Existing = KeepExisting
+		}
+	}
 }
 
 func rootDirectories() []string {

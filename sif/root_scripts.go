@@ -4,6 +4,12 @@ package sif
 // /.singularity.d/env is sourced, and the names of variables. Variables of our own start with two underscores, because one that has the name of
 // a variable of the image would be exported in its place.
 
+// Scripts that an image may have of its own.
+const (
+	runscriptPath   = ".singularity.d/runscript"
+	startscriptPath = ".singularity.d/startscript"
+)
+
 type rootScript struct{ path, text string }
 
 func rootScripts() []rootScript {

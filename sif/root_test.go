@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -346,6 +347,56 @@ func TestOwnScripts(t *testing.T) {
 		if a := (sif.Attributes{Runscript: script}); a.OwnRunscript() != own {
 			t.Errorf("run script %q: %v", script, !own)
 		}
+	}
+}
+
+// TestReadAttributes finds the scripts that an image has of its own, and has them kept.
+func TestReadAttributes(t *testing.T) {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text), Mode: 0o755} }
+	const env = ".singularity.d/env/"
+	root := fstest.MapFS{
+		env + "01-base.sh": file("#!/bin/sh\n"), env + "10-docker2singularity.sh": file("#!/bin/sh\n"), env + "90-environment.sh": file("export A=1\n"),
+		env + "91-environment.sh": file("export B=1\n"), env + "99-base.sh": file("export C=1\n"), env + "93-large.sh": file(strings.Repeat("#", 1<<20+1)),
+		env + "92-link.sh":         {Data: []byte("90-environment.sh"), Mode: fs.ModeSymlink | 0o777},
+		".singularity.d/runscript": file("#!/bin/sh\nexec app\n"),
+	}
+	got := sif.ReadAttributes(root)
+	want := &sif.Attributes{Runscript: "#!/bin/sh\nexec app", Environment: map[string]string{
+		"/" + env + "10-docker2singularity.sh": "#!/bin/sh", "/" + env + "90-environment.sh": "export A=1", "/" + env + "91-environment.sh": "export B=1",
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("(-want +got)\n%s", diff)
+	}
+	files, metadata, err := sif.RootFiles(rootInput())
+	must(t, err)
+	started := metadata.Data.Attributes.Startscript
+	sif.KeepScripts(files, metadata, got)
+	rules := map[string]sif.Existing{}
+	for _, f := range files {
+		rules[f.Path] = f.Existing
+	}
+	for path, rule := range map[string]sif.Existing{
+		env + "10-docker2singularity.sh": sif.KeepExisting, env + "90-environment.sh": sif.KeepExisting, ".singularity.d/runscript": sif.KeepExisting,
+		".singularity.d/startscript": sif.Overwrite, ".singularity.d/actions/exec": sif.Overwrite,
+	} {
+		if rules[path] != rule {
+			t.Errorf("%s: rule %d", path, rules[path])
+		}
+	}
+	a := metadata.Data.Attributes
+	if diff := cmp.Diff(want.Environment, a.Environment); diff != "" || a.Runscript != want.Runscript || a.Startscript != started {
+		t.Errorf("metadata %+v\n%s", a, diff)
+	}
+	for name := range root {
+		delete(root, name)
+	}
+	if got := sif.ReadAttributes(root); got != nil {
+		t.Errorf("of nothing: %+v", got)
+	}
+	root[".singularity.d"] = &fstest.MapFile{Data: []byte("elsewhere"), Mode: fs.ModeSymlink | 0o777}
+	root["elsewhere/env/90-environment.sh"] = file("export A=1\n")
+	if got := sif.ReadAttributes(root); got != nil {
+		t.Errorf("behind a link: %+v", got)
 	}
 }
 

@@ -233,12 +233,13 @@ func TestTerminal(t *testing.T) {
 	})
 }
 
-// TestInterrupts sends signals that no terminal has sent: they are for the command.
+// TestInterrupts sends signals that no terminal has sent: they are for the command. It has run for a while by then: an interrupt before this
+// process knows that it runs ends the start.
 func TestInterrupts(t *testing.T) {
 	oracle.UserNS(t)
 	root := ttyRoot(t)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
-		cmd := exec.Command("hpcimg", "exec", root, "/bin/sh", "-c", `trap 'echo caught; exit 9' INT QUIT TERM; echo ready; while :; do sleep 0.05; done`)
+		cmd := exec.Command("hpcimg", "exec", root, "/bin/sh", "-c", `trap 'echo caught; exit 9' INT QUIT TERM; sleep 1; echo ready; while :; do sleep 0.05; done`)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
