@@ -69,16 +69,8 @@ func serveOwn(dev *os.File, t Tree, o *ServeOptions, own *ownMount) (*Server, er
 	return s, nil
 }
 
-// start adds a reader, unless there are enough.
+// start adds a reader. Whoever calls it holds mu, or is the first.
 func (s *Server) start(fd int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || len(s.readers) >= s.threads {
-		if fd != s.first {
-			_ = unix.Close(fd)
-		}
-		return
-	}
 	r := newReader(s, fd)
 	s.readers = append(s.readers, r)
 	s.running++
@@ -111,10 +103,10 @@ func (s *Server) finish() {
 // more adds a reader when none waits for its turn. Each has a clone of the device of its own, whose requests
 // in progress are no concern of the others; where the kernel makes none for this process, all share one.
 func (s *Server) more() {
+	// Under the lock, the number of the device is nobody else's: it is closed under the same.
 	s.mu.Lock()
-	enough := s.closed || len(s.readers) >= s.threads
-	s.mu.Unlock()
-	if enough {
+	defer s.mu.Unlock()
+	if s.closed || len(s.readers) >= s.threads {
 		return
 	}
 	fd, err := cloneDevice(s.first)
