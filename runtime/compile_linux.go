@@ -149,7 +149,7 @@ func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	c.image, c.plan.file = &squashImage{r: r}, f
+	c.image, c.plan.file = c.squashImage(r), f
 	c.plan.offset, c.plan.size = img.Offset, size
 	c.reader = r
 	if err := c.chooseBackend(); err != nil {

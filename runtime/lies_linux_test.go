@@ -2,9 +2,13 @@ package runtime_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +18,7 @@ import (
 
 	"hpcimg/internal/oracle"
 	hpcrun "hpcimg/runtime"
+	"hpcimg/squashfs"
 )
 
 // TestTooBig has more variables and arguments than a kernel passes on.
@@ -144,4 +149,69 @@ func TestLies(t *testing.T) {
 	if err := hpcrun.NewCmd(&spec).Run(t.Context()); err != nil || time.Since(start) > 5*time.Second {
 		t.Errorf("labels of 1 GiB: %v after %v", err, time.Since(start))
 	}
+}
+
+// TestLongDirectory: planning reads a directory without an index from end to end, as it has to, but once for each name that it wants to know.
+func TestLongDirectory(t *testing.T) {
+	runtime.LockOSThread() // whose time is measured
+	defer runtime.UnlockOSThread()
+	image := filepath.Join(t.TempDir(), "image")
+	mustAll(t, squashfs.Create(t.Context(), image, &squashfs.WriterOptions{Compression: squashfs.CompressionNone}, func(ctx context.Context, w *squashfs.Writer) error {
+		err := w.Add(ctx, squashfs.Entry{Path: "!", Mode: 0o644}, nil)
+		for i := range 100_000 {
+			err = errors.Join(err, w.Add(ctx, squashfs.Entry{Path: fmt.Sprintf("#%07d", i), HardLink: "!"}, nil))
+		}
+		return err
+	}))
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	mustAll(t, err)
+	defer f.Close()
+	var sb [96]byte
+	_, err = f.ReadAt(sb[:], 0)
+	mustAll(t, err)
+	ref, table := binary.LittleEndian.Uint64(sb[32:]), binary.LittleEndian.Uint64(sb[64:])
+	const header, extendedDir, indexes = 2, 8, 32 // of the metadata block; the type of the inode, and where the number of its index entries is
+	inode := make([]byte, 40)
+	at := int64(table + ref>>16 + header + ref&0xffff)
+	_, err = f.ReadAt(inode, at)
+	mustAll(t, err)
+	if binary.LittleEndian.Uint16(inode) != extendedDir || binary.LittleEndian.Uint16(inode[indexes:]) == 0 {
+		t.Fatalf("the root directory is %x", inode)
+	}
+	_, err = f.WriteAt(make([]byte, 2), at+indexes)
+	mustAll(t, err)
+
+	r, err := squashfs.Open(image, nil)
+	mustAll(t, err)
+	defer r.Close()
+	const lookups = 8
+	one := threadTime(t, func() {
+		for range lookups {
+			if _, err := r.Lstat("tmp"); !errors.Is(err, fs.ErrNotExist) {
+				t.Error(err)
+			}
+		}
+	}) / lookups
+	all := threadTime(t, func() {
+		// Planning only wants to be able to open the device.
+		plan, err := hpcrun.Compile(t.Context(), &hpcrun.Spec{Image: hpcrun.Image{Path: image, Backend: hpcrun.BackendFUSE, FUSEDevice: image}, Args: []string{"true"}, Env: []string{"PATH=/bin"}})
+		mustAll(t, err)
+		mustAll(t, plan.Close())
+	})
+	if all > 60*one {
+		t.Errorf("planning took %v, a name takes %v", all, one)
+	}
+}
+
+// threadTime is how long this thread computes.
+func threadTime(t *testing.T, f func()) time.Duration {
+	t.Helper()
+	now := func() time.Duration {
+		var u unix.Rusage
+		mustAll(t, unix.Getrusage(unix.RUSAGE_THREAD, &u))
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	begin := now()
+	f()
+	return now() - begin
 }

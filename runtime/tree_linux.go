@@ -1,11 +1,13 @@
 package runtime
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -155,40 +157,82 @@ func (d *dirImage) readFile(rel string, limit int64) ([]byte, error) {
 	return readBounded(f, rel, limit)
 }
 
-// squashImage is an image in a file, which the plan keeps open.
-type squashImage struct{ r *squashfs.Reader }
+// squashImage is an image in a file, which the plan keeps open. It serves planning, which asks for the same names again and again, and remembers what was
+// found: a directory may be as long as whoever has made the image likes, and without an index all of it is read for each name.
+type squashImage struct {
+	ctx   context.Context
+	r     *squashfs.Reader
+	found map[string]squashNode
+}
+
+type squashNode struct {
+	in  *squashfs.Inode
+	err error
+}
+
+// maxFound bounds what is remembered.
+const maxFound = 4096
+
+func (c *compiler) squashImage(r *squashfs.Reader) *squashImage {
+	return &squashImage{ctx: c.ctx, r: r, found: make(map[string]squashNode)}
+}
 
 func (s *squashImage) Close() error { return nil }
 
+// inode returns the inode of rel, as the kernel would: not of names that are longer than it takes.
+func (s *squashImage) inode(rel string) (*squashfs.Inode, error) {
+	if rel == "." {
+		return s.r.Root(), nil
+	}
+	if n, ok := s.found[rel]; ok {
+		return n.in, n.err
+	}
+	if len(rel) >= unix.PathMax {
+		return nil, unix.ENAMETOOLONG
+	}
+	dir, err := s.inode(path.Dir(rel))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ctx.Err(); err != nil {
+		return nil, err
+	}
+	in, err := dir.Lookup(path.Base(rel))
+	if len(s.found) < maxFound {
+		s.found[rel] = squashNode{in, err}
+	}
+	return in, err
+}
+
 func (s *squashImage) lookup(rel string) (nodeKind, string, error) {
-	info, err := s.r.Lstat(rel)
-	if isAbsent(err) || errors.Is(err, squashfs.ErrNotDirectory) {
+	in, err := s.inode(rel)
+	if isAbsent(err) {
 		return nodeNone, "", nil
 	} else if err != nil {
-		return nodeNone, "", err
+		return nodeNone, "", &fs.PathError{Op: "lookup", Path: rel, Err: err}
 	}
-	kind := kindOf(info.Mode())
-	if kind != nodeLink {
-		return kind, "", nil
-	}
-	link, err := s.r.ReadLink(rel)
-	return kind, link, err
+	return kindOf(in.Mode()), in.Readlink(), nil
 }
 
 func (s *squashImage) readFile(rel string, limit int64) ([]byte, error) {
-	info, err := s.r.Lstat(rel)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
+	in, err := s.inode(rel)
+	switch {
+	case err != nil:
+		return nil, &fs.PathError{Op: "open", Path: rel, Err: err}
+	case !in.Mode().IsRegular():
 		return nil, notRegular(rel)
+	case in.Size() > limit:
+		return nil, tooLong(rel, limit)
 	}
-	f, err := s.r.Open(rel)
-	if err != nil {
-		return nil, err
+	data := make([]byte, in.Size())
+	if _, err := in.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, &fs.PathError{Op: "read", Path: rel, Err: err}
 	}
-	defer f.Close()
-	return readBounded(f, rel, limit)
+	return data, nil
+}
+
+func tooLong(name string, limit int64) error {
+	return &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("more than %d bytes", limit)}
 }
 
 func notRegular(name string) error {
@@ -205,7 +249,7 @@ func readBounded(f fs.File, name string, limit int64) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("more than %d bytes", limit)}
+		err = tooLong(name, limit)
 	}
 	return data, err
 }
