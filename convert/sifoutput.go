@@ -30,7 +30,7 @@ func newSIFOutput(src *Source, o *Options, arch string) (*sifOutput, error) {
 		buildDate = src.created()
 	}
 	files, metadata, err := sif.RootFiles(&sif.RootInput{
-		Config: src.config.Config, Definition: definition, Labels: o.SIF.Labels, Arch: arch, BuildDate: buildDate,
+		Config: sif.ImageConfig(src.config.Config), Definition: definition, Labels: o.SIF.Labels, Arch: arch, BuildDate: buildDate,
 		Tool: o.SIF.Tool, Version: o.SIF.Version, BaseName: src.baseName, BaseDigest: src.baseDigest,
 	})
 	if err != nil {

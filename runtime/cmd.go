@@ -174,16 +174,8 @@ func (c *Cmd) Start(ctx context.Context) error {
 }
 
 func (c *Cmd) start(ctx context.Context) error {
-	plan := c.Plan
-	if plan == nil {
-		if c.Spec == nil {
-			return errors.New("runtime: neither Spec nor Plan is set")
-		}
-		var err error
-		if plan, err = Compile(ctx, c.Spec); err != nil {
-			return err
-		}
-		defer plan.Close() // what runs has what it needs
+	if c.Plan == nil && c.Spec == nil {
+		return errors.New("runtime: neither Spec nor Plan is set")
 	}
 	o := StartOptions{Executor: c.Executor, Session: c.Session}
 	var err error
@@ -198,7 +190,11 @@ func (c *Cmd) start(ctx context.Context) error {
 	} else if o.Stderr, err = c.output(c.Stderr); err != nil {
 		return err
 	}
-	c.Process, err = plan.Start(ctx, &o)
+	if c.Plan != nil {
+		c.Process, err = c.Plan.Start(ctx, &o)
+	} else {
+		c.Process, err = Start(ctx, c.Spec, &o)
+	}
 	return err
 }
 

@@ -30,6 +30,8 @@ type compiler struct {
 	homeGiven bool
 	cwd       string
 	reader    *squashfs.Reader // of an image in a file
+	// opened is the file of the image, if it is open already.
+	opened *os.File
 	// upper and lowers are directories of the overlay; subIDs are the ranges for IdentityRootRange.
 	upper  string
 	lowers []lower
@@ -44,12 +46,20 @@ func compile(ctx context.Context, spec *Spec) (*Plan, error) {
 	return compileOn(ctx, spec, h)
 }
 
-func compileOn(ctx context.Context, spec *Spec, h *host) (_ *Plan, err error) {
-	c := &compiler{ctx: ctx, spec: *spec, host: h, plan: newPlan()}
+func compileOn(ctx context.Context, spec *Spec, h *host) (*Plan, error) {
+	return (&compiler{ctx: ctx, spec: *spec, host: h, plan: newPlan()}).compile()
+}
+
+// check is what needs no look at the image.
+func (c *compiler) check() error {
 	if err := c.spec.validate(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := c.limits(); err != nil {
+	return c.limits()
+}
+
+func (c *compiler) compile() (_ *Plan, err error) {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
 	if err := c.openImage(); err != nil {
@@ -61,6 +71,9 @@ func compileOn(ctx context.Context, spec *Spec, h *host) (_ *Plan, err error) {
 			c.plan.Close()
 		}
 	}()
+	if c.spec.Shared {
+		c.plan.likeness = c.likeness()
+	}
 	if err := c.openOverlay(); err != nil {
 		return nil, err
 	}
@@ -70,7 +83,7 @@ func compileOn(ctx context.Context, spec *Spec, h *host) (_ *Plan, err error) {
 		if err := step(); err != nil {
 			return nil, err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := c.ctx.Err(); err != nil {
 			return nil, err
 		}
 	}
@@ -97,21 +110,23 @@ func (c *compiler) debug(msg string) {
 // userNS says whether the command gets a user namespace.
 func (c *compiler) userNS() bool { return !c.host.admin || c.spec.Namespaces.User }
 
-// openImage opens the image for planning and chooses the backend.
-func (c *compiler) openImage() error {
+// openFile opens the image, whatever it is.
+func (c *compiler) openFile() (*os.File, fs.FileInfo, error) {
 	img := c.spec.Image
 	name, err := filepath.Abs(img.Path)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return err
+	f := c.opened
+	if f == nil {
+		if f, err = os.Open(name); err != nil {
+			return nil, nil, err
+		}
 	}
 	info, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return err
+		return nil, nil, err
 	}
 	c.plan.image, c.plan.identity, c.plan.admit, c.plan.admitOthers = name, identityOf(info), img.Admit, c.spec.AdmitOthers
 	c.plan.onError = img.OnError
@@ -119,8 +134,20 @@ func (c *compiler) openImage() error {
 		// A link there must not be what is mounted. What it leads to is compared with what was opened here.
 		if c.plan.image, err = filepath.EvalSymlinks(name); err != nil {
 			f.Close()
-			return err
+			return nil, nil, err
 		}
+	}
+	return f, info, nil
+}
+
+// openImage opens the image for planning and chooses the backend.
+func (c *compiler) openImage() error {
+	f, info, err := c.openFile()
+	if err != nil {
+		return err
+	}
+	img, name := c.spec.Image, c.plan.image
+	if info.IsDir() {
 		c.image = &dirImage{dir: f}
 		c.plan.backend = BackendDirectory
 		if img.Backend != BackendAuto && img.Backend != BackendDirectory {
@@ -136,7 +163,8 @@ func (c *compiler) openImage() error {
 	return err
 }
 
-func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
+// locate finds the image in its file.
+func (c *compiler) locate(info fs.FileInfo) error {
 	img := c.spec.Image
 	size := img.Size
 	if size == 0 {
@@ -145,18 +173,25 @@ func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() || size < 0 || img.Offset > info.Size() || size > info.Size()-img.Offset {
 		return &fs.PathError{Op: "open", Path: c.plan.image, Err: fmt.Errorf("no image of %d bytes at %d: %w", size, img.Offset, fs.ErrInvalid)}
 	}
-	r, err := squashfs.NewReader(io.NewSectionReader(f, img.Offset, size), size, nil)
+	c.plan.offset, c.plan.size = img.Offset, size
+	return nil
+}
+
+func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
+	if err := c.locate(info); err != nil {
+		return err
+	}
+	r, err := squashfs.NewReader(io.NewSectionReader(f, c.plan.offset, c.plan.size), c.plan.size, nil)
 	if err != nil {
 		return err
 	}
 	c.image, c.plan.file = c.squashImage(r), f
-	c.plan.offset, c.plan.size = img.Offset, size
 	c.reader = r
 	if err := c.chooseBackend(); err != nil {
 		return err
 	}
 	if c.plan.backend == BackendExtract {
-		c.plan.extractDir = img.ExtractDir
+		c.plan.extractDir = c.spec.Image.ExtractDir
 		return c.measure(r)
 	}
 	return nil

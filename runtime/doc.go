@@ -13,7 +13,8 @@
 // Compile checks a Spec against host and image and turns it into a Plan, a table of system calls. Plan.String prints it:
 // that is the dry run, and it is exact. Start makes a child that makes the calls of the table, in its own mount namespace, and
 // executes the command: a program generated into memory, or a fork where hosts forbid that (Executor; package internal/fork
-// has the how). No helper program (but squashfuse_ll, for who asks for it), no setuid, no cgo, no second start of the
+// has the how). The function Start does both, and joins a session without a plan. No helper program (but squashfuse_ll, for
+// who asks for it), no setuid, no cgo, no second start of the
 // caller's program.
 //
 // The package's name shadows one of the standard library: import it as hpcrun.

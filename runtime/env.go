@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"hpcimg/sif"
 )
 
 // DefaultPath is the PATH of images that set none.
@@ -152,7 +152,7 @@ func variables(list []string) map[string]string {
 
 // Command returns the command of an OCI image: its entry point followed by args, or by its default arguments if there are
 // no args. Nothing is evaluated by a shell.
-func Command(config ocispec.ImageConfig, args []string) ([]string, error) {
+func Command(config sif.ImageConfig, args []string) ([]string, error) {
 	argv := slices.Clone(config.Entrypoint)
 	if len(args) > 0 {
 		argv = append(argv, args...)

@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	hpcrun "hpcimg/runtime"
+	"hpcimg/sif"
 )
 
 func TestEnvironment(t *testing.T) {
@@ -68,12 +68,12 @@ func TestCommand(t *testing.T) {
 		{nil, []string{"c", "d"}, nil, "c d"},
 		{nil, []string{"c"}, []string{"a"}, "a"},
 	} {
-		got, err := hpcrun.Command(ocispec.ImageConfig{Entrypoint: test.entry, Cmd: test.cmd}, test.args)
+		got, err := hpcrun.Command(sif.ImageConfig{Entrypoint: test.entry, Cmd: test.cmd}, test.args)
 		if err != nil || strings.Join(got, " ") != test.want {
 			t.Errorf("%v: %v, %v", test, got, err)
 		}
 	}
-	if _, err := hpcrun.Command(ocispec.ImageConfig{}, nil); !errors.Is(err, fs.ErrInvalid) {
+	if _, err := hpcrun.Command(sif.ImageConfig{}, nil); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("nothing to run: %v", err)
 	}
 	if got := hpcrun.ActionRun.Command([]string{"a"}); strings.Join(got, " ") != "/.singularity.d/actions/run a" {
@@ -157,7 +157,7 @@ func ExampleEnvironment() {
 }
 
 func ExampleCommand() {
-	config := ocispec.ImageConfig{Entrypoint: []string{"python3"}, Cmd: []string{"-i"}}
+	config := sif.ImageConfig{Entrypoint: []string{"python3"}, Cmd: []string{"-i"}}
 	argv, _ := hpcrun.Command(config, []string{"train.py", "--epochs=3"})
 	fmt.Println(argv)
 	// Output: [python3 train.py --epochs=3]

@@ -39,8 +39,13 @@ func (p *Plan) Inject(i int, filter []byte) *Plan {
 	return &changed
 }
 
-// KeyOf is the name that the files of a plan's session have.
-func (s *Session) KeyOf(p *Plan) string { return s.key(p) }
+// KeyOf is the name that the files of a plan's session have, AliasOf that of the link to its socket.
+func (s *Session) KeyOf(p *Plan) string { return s.names(p).key }
+
+func (s *Session) AliasOf(p *Plan) string { return s.names(p).alias }
+
+// Dir is the directory of the session.
+func (s *Session) Dir() string { return s.dir.Name() }
 
 // SetPatience sets how long to wait for a leader.
 func (s *Session) SetPatience(d time.Duration) { s.patience = d }
@@ -63,10 +68,10 @@ func ResolveIn(dir, name string) (found string, missing []string, err error) {
 }
 
 // ReceiveWelcome takes what a leader sends, says how many descriptors that were, and closes all.
-func ReceiveWelcome(ctx context.Context, conn *os.File, private bool) (int, error) {
+func ReceiveWelcome(ctx context.Context, conn *os.File, wanted string, private bool) (int, error) {
 	m := &membership{conn: conn}
 	defer m.close()
-	err := m.receive(ctx, private)
+	err := m.receive(ctx, wanted, private)
 	n := 0
 	for _, f := range []*os.File{m.user, m.mnt, m.fuse} {
 		if f != nil {

@@ -105,7 +105,7 @@ func goOn(socket *os.File) error {
 var errNoDescriptor = errors.New("the child sent no descriptor")
 
 func receive(ctx context.Context, socket *os.File) (*os.File, error) {
-	_, rights, err := message(ctx, socket)
+	_, rights, err := message(ctx, socket, make([]byte, 1))
 	if err != nil {
 		return nil, err
 	}
@@ -139,12 +139,12 @@ func received(rights []byte) ([]*os.File, error) {
 
 // await waits for a byte without a descriptor.
 func await(ctx context.Context, socket *os.File) error {
-	_, _, err := message(ctx, socket)
+	_, _, err := message(ctx, socket, make([]byte, 1))
 	return err
 }
 
-// message takes one byte from a socket, and the descriptors that come with it.
-func message(ctx context.Context, socket *os.File) (what byte, control []byte, err error) {
+// message takes at least one byte from a socket, and the descriptors that come with it.
+func message(ctx context.Context, socket *os.File, text []byte) (n int, control []byte, err error) {
 	conn, err := socket.SyscallConn()
 	if err != nil {
 		return 0, nil, err
@@ -153,23 +153,23 @@ func message(ctx context.Context, socket *os.File) (what byte, control []byte, e
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	defer stop()
 	const most = 4
-	var n, oobn, flags int
-	p, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*most))
+	var oobn, flags int
+	oob := make([]byte, unix.CmsgSpace(4*most))
 	var recvErr error
 	err = conn.Read(func(fd uintptr) bool {
-		n, oobn, flags, _, recvErr = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, recvErr = unix.Recvmsg(int(fd), text, oob, unix.MSG_CMSG_CLOEXEC)
 		return !errors.Is(recvErr, unix.EAGAIN) && !errors.Is(recvErr, unix.EINTR)
 	})
 	switch err = errors.Join(err, recvErr); {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case err == nil && n != 1, errors.Is(err, unix.ECONNRESET): // which is the end for who has not read all that was written to it
+	case err == nil && n < 1, errors.Is(err, unix.ECONNRESET): // which is the end for who has not read all that was written to it
 		err = errNoDescriptor
 	case err == nil && flags&unix.MSG_CTRUNC != 0 && oobn < len(oob): // there was room here, but not for more descriptors of this process
 		err = os.NewSyscallError("recvmsg", unix.EMFILE)
 	}
 	if err == nil {
-		return p[0], oob[:oobn], nil
+		return n, oob[:oobn], nil
 	}
 	if files, parseErr := received(oob[:max(0, oobn)]); parseErr == nil {
 		closeFiles(files)

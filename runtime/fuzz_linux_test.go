@@ -144,8 +144,11 @@ func namesOf(env []string) []string {
 // FuzzWelcome has whoever listens in the place of a session's leader send anything, with any descriptors: what is taken is complete,
 // and nothing else stays open.
 func FuzzWelcome(f *testing.F) {
-	f.Add([]byte{3}, 2, true, true)
-	f.Add([]byte{7}, 3, true, true)
+	wanted := strings.Repeat("ab", 16)
+	f.Add([]byte("\x03"+wanted), 2, true, true)
+	f.Add([]byte("\x07"+strings.Repeat("0", 32)+wanted), 3, true, true)
+	f.Add([]byte("\x02"+wanted), 1, false, true)
+	f.Add([]byte("\x02"+wanted[1:]), 1, false, true)
 	f.Add([]byte{2}, 1, false, true)
 	f.Add([]byte{255, 1, 2}, 5, false, false)
 	f.Add([]byte{}, 0, false, false)
@@ -174,7 +177,7 @@ func FuzzWelcome(f *testing.F) {
 		mustAll(t, unix.Close(pair[1]))
 		before := descriptors(t)
 		conn := os.NewFile(uintptr(pair[0]), "conn")
-		taken, err := hpcrun.ReceiveWelcome(t.Context(), conn, private)
+		taken, err := hpcrun.ReceiveWelcome(t.Context(), conn, wanted, private)
 		if err == nil {
 			want := 0
 			for _, bit := range []byte{1, 2, 4} {
@@ -182,7 +185,9 @@ func FuzzWelcome(f *testing.F) {
 					want++
 				}
 			}
-			if sendErr != nil || len(data) == 0 || data[0]&2 == 0 || private != (data[0]&1 != 0) || taken != min(want, count) {
+			names := string(data[1:min(len(data), 65)]) // more than two are no concern of a guest's
+			named := len(names) == 32 && names == wanted || len(names) == 64 && (names[:32] == wanted || names[32:] == wanted)
+			if sendErr != nil || !named || data[0]&2 == 0 || private != (data[0]&1 != 0) || taken != min(want, count) {
 				t.Fatalf("%v, %d descriptors: took %d", data, count, taken)
 			}
 		}

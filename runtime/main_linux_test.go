@@ -264,12 +264,7 @@ func help() int {
 	spec.Namespaces.User = os.Getenv(userVar) != ""
 	spec.Env = os.Environ() // by which a test finds what it has left
 	o.Executor = hpcrun.Executor(os.Getenv(executorVar))
-	plan, err := hpcrun.Compile(context.Background(), &spec)
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	p, err := plan.Start(context.Background(), &o)
+	p, err := hpcrun.Start(context.Background(), &spec, &o)
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -40,6 +40,10 @@ func (s *Session) Wait(ctx context.Context) error { return ctx.Err() }
 // Close does nothing.
 func (s *Session) Close() error { return nil }
 
+func (s *Session) join(context.Context, *Spec, *StartOptions) (*Process, error) {
+	return nil, unsupported()
+}
+
 func (p *Process) signal(os.Signal) error { return unsupported() }
 
 func (p *Plan) start(context.Context, *StartOptions) (*Process, error) { return nil, unsupported() }

@@ -40,6 +40,7 @@ type Plan struct {
 	notes        []string
 	env          []string
 	open         *openFiles
+	partial      *Spec // of a plan that does for guests only
 }
 
 func newPlan() *Plan {

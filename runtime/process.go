@@ -50,6 +50,22 @@ type Process struct {
 	err      error
 }
 
+// Start compiles a specification and starts its command, once; with a session it tries Session.Join first. The errors are those
+// of Compile and Plan.Start.
+func Start(ctx context.Context, spec *Spec, o *StartOptions) (*Process, error) {
+	if o != nil && o.Session != nil {
+		if proc, err := o.Session.Join(ctx, spec, o); proc != nil || err != nil {
+			return proc, err
+		}
+	}
+	plan, err := Compile(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer plan.Close() // what runs has what it needs
+	return plan.Start(ctx, o)
+}
+
 // Start starts the command of the plan. It returns when the command has been executed, or with the reason why it has not:
 // a *SetupError names the system call, an *fs.PathError an image that the kernel has refused, with its reason. Cancelling ctx ends a start, not a command that runs; see Cmd for that. Nil options
 // are the defaults.

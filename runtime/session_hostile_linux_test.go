@@ -82,17 +82,32 @@ func TestSessionFalseLeader(t *testing.T) {
 	n := int(null.Fd())
 	for _, test := range []struct {
 		name   string
-		answer func(conn int) error
+		answer func(conn int, key string) error
 		want   string
 	}{
-		{"says nothing", func(int) error { time.Sleep(300 * time.Millisecond); return nil }, "does not answer"},
-		{"hangs up", func(int) error { return nil }, "does not answer"},
-		{"an empty message", func(conn int) error { return unix.Sendmsg(conn, nil, unix.UnixRights(n, n), nil, 0) }, "does not answer"},
-		{"no descriptors", func(conn int) error { return unix.Sendmsg(conn, []byte{3}, nil, nil, 0) }, "does not answer"},
-		{"too few", func(conn int) error { return unix.Sendmsg(conn, []byte{3}, unix.UnixRights(n), nil, 0) }, "does not answer"},
-		{"too many", func(conn int) error { return unix.Sendmsg(conn, []byte{3}, unix.UnixRights(n, n, n, n, n, n), nil, 0) }, "does not answer"},
-		{"without a user namespace", func(conn int) error { return unix.Sendmsg(conn, []byte{2}, unix.UnixRights(n), nil, 0) }, "does not answer"},
-		{"no namespaces", func(conn int) error { return unix.Sendmsg(conn, []byte{3}, unix.UnixRights(n, n), nil, 0) }, "setns"},
+		{"says nothing", func(int, string) error { time.Sleep(300 * time.Millisecond); return nil }, "does not answer"},
+		{"hangs up", func(int, string) error { return nil }, "does not answer"},
+		{"an empty message", func(conn int, _ string) error { return unix.Sendmsg(conn, nil, unix.UnixRights(n, n), nil, 0) }, "does not answer"},
+		{"no descriptors", func(conn int, key string) error { return unix.Sendmsg(conn, []byte("\x03"+key), nil, nil, 0) }, "does not answer"},
+		{"too few", func(conn int, key string) error {
+			return unix.Sendmsg(conn, []byte("\x03"+key), unix.UnixRights(n), nil, 0)
+		}, "does not answer"},
+		{"too many", func(conn int, key string) error {
+			return unix.Sendmsg(conn, []byte("\x03"+key), unix.UnixRights(n, n, n, n, n, n), nil, 0)
+		}, "does not answer"},
+		{"without a user namespace", func(conn int, key string) error {
+			return unix.Sendmsg(conn, []byte("\x02"+key), unix.UnixRights(n), nil, 0)
+		}, "does not answer"},
+		{"no name", func(conn int, _ string) error { return unix.Sendmsg(conn, []byte{3}, unix.UnixRights(n, n), nil, 0) }, "does not answer"},
+		{"half a name", func(conn int, key string) error {
+			return unix.Sendmsg(conn, []byte("\x03"+key[:16]), unix.UnixRights(n, n), nil, 0)
+		}, "does not answer"},
+		{"another session's name", func(conn int, key string) error {
+			return unix.Sendmsg(conn, []byte("\x03"+strings.Repeat("0", 2*len(key))), unix.UnixRights(n, n), nil, 0)
+		}, "another session"},
+		{"no namespaces", func(conn int, key string) error {
+			return unix.Sendmsg(conn, []byte("\x03"+key), unix.UnixRights(n, n), nil, 0)
+		}, "setns"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir, s, p := sharedPlan(t)
@@ -111,7 +126,7 @@ func TestSessionFalseLeader(t *testing.T) {
 					if err != nil {
 						return
 					}
-					if err := test.answer(conn); err != nil && !errors.Is(err, unix.EPIPE) { // who asked has given up
+					if err := test.answer(conn, key); err != nil && !errors.Is(err, unix.EPIPE) { // who asked has given up
 						t.Error(err)
 					}
 					_ = unix.Close(conn)
@@ -181,7 +196,7 @@ func impostor(dir, key string) int {
 		if err != nil {
 			return 1
 		}
-		_ = unix.Sendmsg(conn, []byte{3}, unix.UnixRights(int(user.Fd()), int(mnt.Fd())), nil, 0)
+		_ = unix.Sendmsg(conn, []byte("\x03"+key), unix.UnixRights(int(user.Fd()), int(mnt.Fd())), nil, 0)
 	}
 }
 
@@ -265,7 +280,7 @@ func TestSessionTags(t *testing.T) {
 		if got, want := strings.Join(strings.Fields(string(out)), " "), namespacesOf(t, leader.Process.PID()); err != nil || got != want {
 			t.Errorf("%s: %s, %v, want %s", name, got, err, want)
 		}
-		if names, _ := filepath.Glob(dir + "/*"); len(names) != 2 {
+		if names, _ := filepath.Glob(dir + "/*"); len(names) != 3 { // lock, socket and alias
 			t.Errorf("%s: %v", name, names)
 		}
 		mustAll(t, leader.Process.Kill())

@@ -31,28 +31,28 @@ func (h *shared) close() {
 
 // lead is the leadership of a session.
 type lead struct {
-	s      *session
-	key    string
+	s *session
+	names
 	held   *shared
 	lock   *os.File
 	socket *os.File
 }
 
 // lead makes this process the leader, and takes over held and lock.
-func (s *session) lead(key string, held *shared, lock *os.File) error {
-	l := &lead{s: s, key: key, held: held, lock: lock}
+func (s *session) lead(n names, held *shared, lock *os.File) error {
+	l := &lead{s: s, names: n, held: held, lock: lock}
 	err := l.listen()
 	if err != nil {
 		l.close()
-		return s.fail(key+socketSuffix, err)
+		return s.fail(l.key+socketSuffix, err)
 	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		l.close()
-		return s.fail(key+socketSuffix, os.ErrClosed)
+		return s.fail(l.key+socketSuffix, os.ErrClosed)
 	}
-	s.leads[key] = l
+	s.leads[l.key] = l
 	s.mu.Unlock()
 	go l.accept()
 	return nil
@@ -82,7 +82,15 @@ func (l *lead) listen() error {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: l.s.path(name)}); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
-	return os.NewSyscallError("listen", unix.Listen(fd, unix.SOMAXCONN))
+	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
+		return os.NewSyscallError("listen", err)
+	}
+	if l.alias != "" { // without it, guests need a plan
+		dir, link := int(l.s.dir.Fd()), l.alias+aliasSuffix
+		_ = unix.Unlinkat(dir, link, 0)
+		_ = unix.Symlinkat(name, dir, link)
+	}
+	return nil
 }
 
 func (l *lead) close() {
@@ -135,7 +143,7 @@ func (l *lead) welcome(guest *os.File) {
 	}()
 }
 
-// send sends one byte, which says which descriptors come with it.
+// send sends one byte, which says which descriptors come with it, and the names that the session has.
 func (l *lead) send(guest *os.File) error {
 	var what byte
 	fds := make([]int, 0, 3)
@@ -160,7 +168,7 @@ func (l *lead) send(guest *os.File) error {
 	}
 	var sendErr error
 	err = conn.Write(func(fd uintptr) bool {
-		sendErr = unix.Sendmsg(int(fd), []byte{what}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		sendErr = unix.Sendmsg(int(fd), append([]byte{what}, l.key+l.alias...), unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
 		return !errors.Is(sendErr, unix.EAGAIN)
 	})
 	return errors.Join(err, sendErr)
@@ -231,6 +239,7 @@ func cloneFUSE(dev *os.File) (*os.File, error) {
 type membership struct {
 	shared
 	conn *os.File // the leader sees it closed when this process ends
+	key  string   // of the session
 }
 
 func (m *membership) close() {
@@ -241,13 +250,12 @@ func (m *membership) close() {
 // errNobody says that nobody leads a session.
 var errNobody = errors.New("nobody leads the session")
 
-// join asks the leader.
-func (s *session) join(ctx context.Context, key string, private bool) (*membership, error) {
+// ask asks the leader who listens at a socket of the given name, and who has to lead what is wanted: a key or an alias.
+func (s *session) ask(ctx context.Context, name, wanted string, private bool) (*membership, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	name := key + socketSuffix
 	conn := os.NewFile(uintptr(fd), name)
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: s.path(name)}); err != nil {
 		conn.Close()
@@ -260,7 +268,7 @@ func (s *session) join(ctx context.Context, key string, private bool) (*membersh
 	m := &membership{conn: conn}
 	err = checkPeer(conn)
 	if err == nil {
-		err = m.receive(ctx, private)
+		err = m.receive(ctx, wanted, private)
 	}
 	if err != nil {
 		m.close()
@@ -275,14 +283,29 @@ func (s *session) join(ctx context.Context, key string, private bool) (*membersh
 	return m, nil
 }
 
-func (m *membership) receive(ctx context.Context, private bool) error {
-	what, rights, err := message(ctx, m.conn)
+// receive takes what the leader sends. Who may write to the directory can have put the socket of one session in the place of
+// another one's, so it has to say which it leads.
+func (m *membership) receive(ctx context.Context, wanted string, private bool) error {
+	var text [1 + 2*keyLength]byte
+	n, rights, err := message(ctx, m.conn, text[:])
 	if err != nil {
 		return err
 	}
 	files, err := received(rights)
 	if err != nil {
 		return err
+	}
+	if n != len(text) && n != 1+keyLength {
+		closeFiles(files)
+		return errNoDescriptor
+	}
+	what, alias := text[0], ""
+	if m.key = string(text[1 : 1+keyLength]); n == len(text) {
+		alias = string(text[1+keyLength:])
+	}
+	if wanted != m.key && wanted != alias {
+		closeFiles(files)
+		return fmt.Errorf("%w: it leads another session: %w", errStranger, os.ErrPermission)
 	}
 	for i, f := range []**os.File{&m.user, &m.mnt, &m.fuse} {
 		if what&(1<<i) != 0 && len(files) > 0 {

@@ -35,6 +35,7 @@ type session struct {
 const (
 	lockSuffix   = ".lock"
 	socketSuffix = ".sock"
+	aliasSuffix  = ".alias" // a symbolic link to the socket
 	maxSweep     = 256
 )
 
@@ -110,17 +111,32 @@ func (s *session) guest(n int) {
 	}
 }
 
-// key names the files of a session and of all plans that may share its namespaces.
-func (s *session) key(p *Plan) string {
+// names are those of the files of a session. The key stands for all plans that may share its namespaces. The alias, which can be
+// empty, stands for specifications that lead to the same plan without any doubt: it is known to who has not made that.
+type names struct{ key, alias string }
+
+func (s *session) names(p *Plan) names { return names{s.hash("plan", p, p.common), s.alias(p)} }
+
+func (s *session) alias(p *Plan) string {
+	if p.likeness == nil {
+		return ""
+	}
+	return s.hash("specification", p, p.likeness)
+}
+
+// keyLength is that of a hash.
+const keyLength = 32
+
+func (s *session) hash(what string, p *Plan, data []byte) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%d %q %s %d %d\n", len(s.tag), s.tag, p.image, p.offset, p.size)
-	h.Write(p.common)
+	fmt.Fprintf(h, "%s 2 %d %q %s %d %d\n", what, len(s.tag), s.tag, p.image, p.offset, p.size)
+	h.Write(data)
 	// A path means the same to those only who see the same mounts: job steps may have a /tmp each.
 	for _, name := range []string{"mnt", "user"} {
 		link, _ := os.Readlink("/proc/thread-self/ns/" + name)
 		fmt.Fprintln(h, link)
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	return hex.EncodeToString(h.Sum(nil)[:keyLength/2])
 }
 
 // path is a short name for a file of the directory, whatever its own name is: those of sockets are limited.
@@ -156,15 +172,19 @@ func (s *session) lock(key string) (*os.File, error) {
 	}
 }
 
-// sweep removes what leaders have left that were killed.
-func (s *session) sweep() {
+func (s *session) files() []string {
 	d, err := os.Open(s.path("."))
 	if err != nil {
-		return
+		return nil
 	}
 	defer d.Close()
-	names, _ := d.Readdirnames(maxSweep)
-	for _, name := range names {
+	files, _ := d.Readdirnames(maxSweep)
+	return files
+}
+
+// sweep removes what leaders have left that were killed.
+func (s *session) sweep() {
+	for _, name := range s.files() {
 		key, ok := strings.CutSuffix(name, lockSuffix)
 		if !ok {
 			continue
@@ -178,8 +198,24 @@ func (s *session) sweep() {
 
 // remove removes the files of a session whose lock is held.
 func (s *session) remove(key string) {
+	for _, name := range s.files() {
+		if strings.HasSuffix(name, aliasSuffix) && s.aliasOf(name) == key {
+			_ = unix.Unlinkat(int(s.dir.Fd()), name, 0)
+		}
+	}
 	_ = unix.Unlinkat(int(s.dir.Fd()), key+socketSuffix, 0)
 	_ = unix.Unlinkat(int(s.dir.Fd()), key+lockSuffix, 0)
+}
+
+// aliasOf is the key of the session that an alias leads to.
+func (s *session) aliasOf(name string) string {
+	var target [keyLength + len(socketSuffix) + 1]byte
+	n, err := unix.Readlinkat(int(s.dir.Fd()), name, target[:])
+	if err != nil {
+		return ""
+	}
+	key, _ := strings.CutSuffix(string(target[:n]), socketSuffix)
+	return key
 }
 
 // How long a leader may take until it listens: to mount an image, or to unpack one.
@@ -208,7 +244,7 @@ func (s *session) enter(ctx context.Context, key string, p *Plan) (*membership, 
 
 func (s *session) tryEnter(ctx context.Context, key string, private bool) (*membership, *os.File, error) {
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		m, err := s.join(ctx, key, private)
+		m, err := s.ask(ctx, key+socketSuffix, key, private)
 		if err == nil || !errors.Is(err, errNobody) {
 			return m, nil, err
 		}

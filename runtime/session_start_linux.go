@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,18 +44,14 @@ func (e *emitter) share() {
 	for _, it := range e.items {
 		fmt.Fprintf(&common, "%s %q\n", it.target, it.data)
 	}
-	join := &emitter{compiler: e.compiler, stage: e.stage}
 	// Those who are in the namespaces already must not get at this process while it has other things than they have.
 	e.add(fork.NoDump())
-	join.add(fork.PDeathSig(), fork.ParentAlive(), fork.NoDump())
 	if e.userNS() {
 		e.add(fork.SendFD("sync", "nsuser"))
-		join.add(fork.Setns("nsuser", unix.CLONE_NEWUSER))
 	}
 	e.add(fork.SendFD("sync", "nsmnt"))
-	join.add(fork.Setns("nsmnt", unix.CLONE_NEWNS))
-	join.finish()
-	e.plan.joined, e.plan.common, e.plan.private = join.calls, common.Bytes(), e.userNS()
+	e.plan.common = common.Bytes()
+	e.guest()
 }
 
 // receiveNamespaces takes what share has handed over.
@@ -73,8 +71,8 @@ func (p *Plan) receiveNamespaces(ctx context.Context, socket *os.File, held *sha
 // startIn starts the plan in a session: as a guest, or as its leader.
 func (p *Plan) startIn(ctx context.Context, o *StartOptions, executor fork.Executor) (*Process, error) {
 	s := &o.Session.session
-	key := s.key(p)
-	m, lock, err := s.enter(ctx, key, p)
+	n := s.names(p)
+	m, lock, err := s.enter(ctx, n.key, p)
 	if err != nil {
 		return nil, err
 	}
@@ -84,15 +82,15 @@ func (p *Plan) startIn(ctx context.Context, o *StartOptions, executor fork.Execu
 	led := false
 	proc, err := p.startAlone(ctx, o, executor, func(held *shared) error {
 		led = true
-		return s.lead(key, held, lock)
+		return s.lead(n, held, lock)
 	})
 	if err == nil {
 		return proc, nil
 	}
 	if led {
-		s.unlead(key)
+		s.unlead(n.key)
 	} else {
-		s.remove(key)
+		s.remove(n.key)
 		lock.Close()
 	}
 	return nil, err
@@ -116,7 +114,7 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 	// From now on: if the leader ends while the command is being executed, somebody has to serve its image.
 	o.Session.open.hold()
 	p.open.hold()
-	go o.Session.follow(p, m, proc)
+	go o.Session.follow(&heir{plan: p}, m, proc)
 	if err := proc.ready(ctx, child); err != nil {
 		return nil, err
 	}
@@ -125,20 +123,32 @@ func (p *Plan) startGuest(ctx context.Context, o *StartOptions, executor fork.Ex
 
 // follow stays in touch with the leader as long as the process runs. When the leader leaves before that, this process
 // takes its place, or follows whoever does.
-func (s *session) follow(p *Plan, m *membership, proc *Process) {
+func (s *session) follow(h *heir, m *membership, proc *Process) {
 	defer func() {
 		_ = s.open.letGo()
-		_ = p.open.letGo()
+		h.close()
 	}()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	serves := m.fuse != nil
 	go func() {
-		select {
-		case <-proc.done:
-			cancel()
-		case <-ctx.Done():
+		prepare := time.NewTimer(settled)
+		defer prepare.Stop()
+		for {
+			select {
+			case <-proc.done:
+				cancel()
+				return
+			case <-ctx.Done():
+				return
+			case <-prepare.C:
+				if serves {
+					_, _ = h.whole(ctx)
+				}
+			}
 		}
 	}()
+	names := names{key: m.key, alias: s.alias(h.plan)}
 	for {
 		stop := context.AfterFunc(ctx, func() { m.conn.Close() })
 		_, _ = io.Copy(io.Discard, m.conn)
@@ -147,14 +157,14 @@ func (s *session) follow(p *Plan, m *membership, proc *Process) {
 			m.close()
 			return
 		}
-		next, lock, err := s.enter(ctx, s.key(p), p)
+		next, lock, err := s.enter(ctx, names.key, h.plan)
 		switch {
 		case err != nil:
 			m.close()
 			return
 		case next == nil:
 			m.conn.Close()
-			p.succeed(s, &m.shared, lock)
+			s.succeed(ctx, h, names, &m.shared, lock)
 			return
 		case !sameNamespace(next.mnt, m.mnt): // somebody has begun anew
 			next.close()
@@ -167,16 +177,57 @@ func (s *session) follow(p *Plan, m *membership, proc *Process) {
 }
 
 // succeed leads a session whose leader has gone, and serves the image if nobody else does any more.
-func (p *Plan) succeed(s *session, held *shared, lock *os.File) {
+func (s *session) succeed(ctx context.Context, h *heir, n names, held *shared, lock *os.File) {
 	if dev := held.fuse; dev != nil {
-		held.fuse, _ = cloneFUSE(dev)
-		if err := p.serveDevice(dev); err != nil {
+		plan, err := h.whole(ctx)
+		if err == nil && s.names(plan).key != n.key {
+			err = ErrImageChanged // or something else that it depends on: it would not be the same files that are served
+		}
+		if err == nil {
+			held.fuse, _ = cloneFUSE(dev)
+			err = plan.serveDevice(dev)
+		}
+		if err != nil {
 			held.close()
 			lock.Close()
 			return
 		}
 	}
-	_ = s.lead(s.key(p), held, lock) // else the next one starts a session of its own
+	_ = s.lead(n, held, lock) // else the next one starts a session of its own
+}
+
+// settled is how long a guest has to run until it is worth it to be ready to serve the image.
+const settled = time.Second
+
+// heir is who follows a leader and may have to take its place. Its plan may be that of a guest only; the whole one is made when
+// that is wanted, or before the host is another: what it was made from has to be what the leader has made its own from.
+type heir struct {
+	plan *Plan
+
+	mu   sync.Mutex
+	made *Plan
+	err  error
+}
+
+func (h *heir) whole(ctx context.Context) (*Plan, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.plan.calls != nil {
+		return h.plan, nil
+	}
+	if h.made == nil && h.err == nil {
+		h.made, h.err = h.plan.complete(ctx)
+	}
+	return h.made, h.err
+}
+
+func (h *heir) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_ = h.plan.open.letGo()
+	if h.made != nil {
+		_ = h.made.Close()
+	}
 }
 
 func sameNamespace(a, b *os.File) bool {

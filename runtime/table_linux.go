@@ -16,10 +16,11 @@ type table struct {
 	calls []fork.Call
 	clone uintptr // namespaces that the child is made in
 	// joined are the calls of those who join a session instead, and common tells whether two plans mount the same; nil unless
-	// the plan is Shared.
-	joined  []fork.Call
-	common  []byte
-	private bool // with a user namespace
+	// the plan is Shared. So does likeness, which needs no plan to be known, but can be nil.
+	joined   []fork.Call
+	common   []byte
+	likeness []byte
+	private  bool // with a user namespace
 	// extracted is the index of the call that opens the directory of ExtractDir, whose name is chosen at the start.
 	extracted int
 }
@@ -366,6 +367,11 @@ func (e *emitter) finish() {
 		e.add(fork.Sethostname(name))
 	}
 	e.changeDir()
+	e.execute(e.present(candidates(e.spec.Args[0], e.spec.Env)))
+}
+
+// execute executes the first of files that is there.
+func (e *emitter) execute(files []string) {
 	if !e.spec.AllowNewPrivileges {
 		e.add(fork.NoNewPrivs())
 	}
@@ -392,7 +398,7 @@ func (e *emitter) finish() {
 		e.add(fork.Seccomp(e.spec.Seccomp))
 	}
 	e.add(fork.RestoreSignals())
-	e.add(fork.Exec(e.present(candidates(e.spec.Args[0], e.spec.Env)), e.spec.Args, e.spec.Env)...)
+	e.add(fork.Exec(files, e.spec.Args, e.spec.Env)...)
 }
 
 // present leaves out files that the image is known not to have: asking for them costs more than knowing it. A directory may

@@ -14,8 +14,6 @@ import (
 	"testing/iotest"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"hpcimg/sif"
 )
 
@@ -170,7 +168,7 @@ func ExampleWriter() {
 
 func ExampleRootFiles() {
 	files, metadata, err := sif.RootFiles(&sif.RootInput{
-		Config:     ocispec.ImageConfig{Env: []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8"}, Cmd: []string{"sh"}},
+		Config:     sif.ImageConfig{Env: []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8"}, Cmd: []string{"sh"}},
 		Definition: sif.DefinitionFor("docker", "debian:12"),
 		Arch:       "amd64",
 	})

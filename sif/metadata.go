@@ -6,8 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"strings"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 const (
@@ -141,10 +139,27 @@ func (f *File) Metadata() (*Metadata, error) {
 	return m, nil
 }
 
+// ImageConfig is what an OCI image says about how to run it. It has the fields of the type of that name in
+// github.com/opencontainers/image-spec, whose values convert from and to it: ImageConfig(config). It is a type of its own because importing that
+// package makes every start of a program compile regular expressions, and programs that only run images have no other use for it.
+type ImageConfig struct {
+	User         string              `json:"User,omitempty"`
+	ExposedPorts map[string]struct{} `json:"ExposedPorts,omitempty"`
+	Env          []string            `json:"Env,omitempty"`
+	Entrypoint   []string            `json:"Entrypoint,omitempty"`
+	Cmd          []string            `json:"Cmd,omitempty"`
+	Volumes      map[string]struct{} `json:"Volumes,omitempty"`
+	WorkingDir   string              `json:"WorkingDir,omitempty"`
+	Labels       map[string]string   `json:"Labels,omitempty"`
+	StopSignal   string              `json:"StopSignal,omitempty"`
+	// ArgsEscaped is Docker's for Windows.
+	ArgsEscaped bool `json:"ArgsEscaped,omitempty"`
+}
+
 // OCIConfig returns the decoded oci-config.json: the config of the OCI image that this one was made from, with its environment,
 // entry point and command. The error is fs.ErrNotExist if there is none.
-func (f *File) OCIConfig() (*ocispec.ImageConfig, error) {
-	c := new(ocispec.ImageConfig)
+func (f *File) OCIConfig() (*ImageConfig, error) {
+	c := new(ImageConfig)
 	if err := f.decode(NameOCIConfig, c); err != nil {
 		return nil, err
 	}

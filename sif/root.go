@@ -7,14 +7,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // RootInput describes the image whose root file system is to be completed.
 type RootInput struct {
 	// Config is the config of the OCI image.
-	Config ocispec.ImageConfig
+	Config ImageConfig
 	// Definition is the definition file, as stored in the SIF too. For an image that came from a reference it is
 	// DefinitionFor(...).
 	Definition string

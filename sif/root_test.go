@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hpcimg/internal/oracle"
 	"hpcimg/sif"
@@ -22,7 +21,7 @@ import (
 
 func rootInput() *sif.RootInput {
 	return &sif.RootInput{
-		Config: ocispec.ImageConfig{
+		Config: sif.ImageConfig{
 			Env:        []string{"PATH=/opt/bin:/bin", "LANG=C.UTF-8", "BARE", "1BAD=x", "app=image", "A.B=x", `Q="a" 'b' \ $HOME ` + "`id` } *\nend"},
 			Entrypoint: []string{"/entry"},
 			Cmd:        []string{"a b", "it's"},
@@ -412,7 +411,7 @@ func FuzzRunscript(f *testing.F) {
 		}
 		sif.ParseRunscript(entry)
 		sif.ParseEnvironment(entry)
-		files, _, err := sif.RootFiles(&sif.RootInput{Arch: "amd64", Config: ocispec.ImageConfig{Env: []string{"A=" + value, "PATH=" + entry}}})
+		files, _, err := sif.RootFiles(&sif.RootInput{Arch: "amd64", Config: sif.ImageConfig{Env: []string{"A=" + value, "PATH=" + entry}}})
 		must(t, err)
 		for _, file := range files {
 			if path.Base(file.Path) == "10-docker2singularity.sh" {

@@ -48,13 +48,7 @@ func passedOn() []os.Signal {
 // runSpec runs spec and ends with the exit status of its command. With a
 // session, it stays as long as others need it, unless it is told to end.
 func (f *flags) runSpec(ctx context.Context, l *localImage, spec *hpcrun.Spec, session *hpcrun.Session) error {
-	std := f.std
 	spec.Image.OnError = f.complain(l, maxDamage)
-	plan, err := hpcrun.Compile(ctx, spec)
-	if err != nil {
-		return setupError(err)
-	}
-	f.noteUnpacking(spec, plan)
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, passedOn()...)
 	defer signal.Stop(signals)
@@ -62,7 +56,7 @@ func (f *flags) runSpec(ctx context.Context, l *localImage, spec *hpcrun.Spec, s
 	signal.Notify(interrupts, append(heeded(syscall.SIGINT), syscall.SIGQUIT)...)
 	defer signal.Stop(interrupts)
 
-	process, err := plan.Start(ctx, &hpcrun.StartOptions{Stdin: asFile(std.in), Stdout: asFile(std.out), Stderr: asFile(std.err), Session: session})
+	process, err := f.start(ctx, spec, session)
 	if err != nil {
 		return &exitError{code: hpcrun.ExitCode(err), err: programError(l, spec, err)}
 	}
@@ -126,6 +120,23 @@ func (f *flags) noteUnpacking(spec *hpcrun.Spec, plan *hpcrun.Plan) {
 		return
 	}
 	fmt.Fprintf(f.std.err, "hpcimg: note: the image is unpacked into memory for this command: %s\n", printable(strings.Join(plan.Notes(), "; ")))
+}
+
+// start joins a session that goes on already, or makes a plan.
+func (f *flags) start(ctx context.Context, spec *hpcrun.Spec, session *hpcrun.Session) (*hpcrun.Process, error) {
+	o := &hpcrun.StartOptions{Stdin: asFile(f.std.in), Stdout: asFile(f.std.out), Stderr: asFile(f.std.err), Session: session}
+	if session != nil {
+		if process, err := session.Join(ctx, spec, o); process != nil || err != nil {
+			return process, err
+		}
+	}
+	plan, err := hpcrun.Compile(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer plan.Close() // what runs has what it needs
+	f.noteUnpacking(spec, plan)
+	return plan.Start(ctx, o)
 }
 
 // programError names the program that could not be executed as the caller has

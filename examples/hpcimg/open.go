@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"hpcimg/convert"
 	"hpcimg/image"
 	"hpcimg/sif"
@@ -149,10 +147,10 @@ func isRootIndex(o sif.Object) bool { return o.Type == sif.DataOCIRootIndex }
 
 // ociConfig returns the OCI configuration of an image. The error is
 // fs.ErrNotExist if it has none.
-func (l *localImage) ociConfig() (*ocispec.ImageConfig, error) {
+func (l *localImage) ociConfig() (*sif.ImageConfig, error) {
 	switch {
 	case l.oci != nil:
-		return new(l.oci.Config().Config), nil
+		return new(sif.ImageConfig(l.oci.Config().Config)), nil
 	case l.sif != nil:
 		return l.sif.OCIConfig()
 	}

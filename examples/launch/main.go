@@ -44,17 +44,13 @@ func launch(ctx context.Context, args []string) (code int, err error) {
 	if info, err := os.Stat(spec.Home.Source); err != nil || !info.IsDir() || !filepath.IsAbs(spec.Home.Source) {
 		spec.Home, spec.Omit.Home = hpcrun.Home{}, true // services have none
 	}
-	plan, err := hpcrun.Compile(ctx, spec)
-	if err != nil {
-		return hpcrun.ExitSetup, err
-	}
 	if *tag != "" {
 		if o.Session, err = hpcrun.OpenSession(fmt.Sprintf("/dev/shm/hpcimg-%d", os.Geteuid()), *tag); err != nil {
 			return hpcrun.ExitSetup, err
 		}
 		defer o.Session.Close()
 	}
-	process, err := plan.Start(ctx, o)
+	process, err := hpcrun.Start(ctx, spec, o)
 	if err != nil {
 		return hpcrun.ExitCode(err), err
 	}

@@ -49,7 +49,7 @@ var arrows = map[string]rule{
 	},
 
 	"sif": {
-		"internal/sifedit sif/internal/disk internal/atomicfile", "opencontainers/image-spec sylabs/sif",
+		"internal/sifedit sif/internal/disk internal/atomicfile", "sylabs/sif",
 		"the container and its metadata objects; a partition's contents are bytes to it",
 	},
 	"sif/internal/disk": {"", "", "the byte layout; values in, bytes out"},
@@ -91,7 +91,7 @@ var arrows = map[string]rule{
 		"mounts a file, serves a tree; what is in it is the reader's business",
 	},
 	"mount/internal/wire": {"", "", "the byte layout of FUSE; values in, bytes out"},
-	"runtime":             {"image mount squashfs sif internal/fork internal/squashfuse", "opencontainers/image-spec golang.org/x/sys", "from a specification to a process"},
+	"runtime":             {"image mount squashfs sif internal/fork internal/squashfuse", "golang.org/x/sys", "from a specification to a process"},
 	"runtime/gpu":         {"runtime internal/ldcache", "golang.org/x/sys tags.cncf.io/container-device-interface", "an injection is data that runtime applies"},
 	"runtime/seccomp":     {"", "", "a filter is bytes that runtime hands to the kernel"},
 	"runtime/mpi":         {"runtime", "golang.org/x/sys", "an injection is data that runtime applies"},
