@@ -57,9 +57,12 @@ func FuseFile(ctx context.Context, f *os.File, target string, o *FuseOptions) (*
 	if err != nil {
 		return nil, &fs.PathError{Op: "fuse", Path: f.Name(), Err: err}
 	}
-	// The program may change its directory before it unmounts.
+	// The program may change its directory before it unmounts, and no link is followed then, nor by fusermount3.
 	if target, err = filepath.Abs(target); err != nil {
 		return nil, err
+	}
+	if resolved, err := filepath.EvalSymlinks(target); err == nil {
+		target = resolved
 	}
 	dev, own, err := openMount(ctx, f.Name(), target, o)
 	if err != nil {

@@ -154,7 +154,8 @@ const (
 	ContainNone Contain = ""
 	// ContainFiles gives an empty home, /tmp and /var/tmp in memory, and the few devices that every program needs.
 	ContainFiles Contain = "files"
-	// ContainAll adds PID and IPC namespaces to ContainFiles, and passes on no descriptors but the three standard ones.
+	// ContainAll adds PID and IPC namespaces to ContainFiles, and passes on no descriptors but the three standard ones. Before Linux 5.11,
+	// those that this process means for all its children are passed on too.
 	ContainAll Contain = "all"
 )
 

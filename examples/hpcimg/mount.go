@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -157,13 +158,28 @@ func newUmount(*flags) *cobra.Command {
 		Short:   "Remove a mount",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			err := mount.Unmount(args[0])
+			err := mount.Unmount(followed(args[0]))
 			if errors.Is(err, syscall.EINVAL) {
 				return fmt.Errorf("%w (nothing is mounted there)", err)
 			}
 			return err
 		},
 	}
+}
+
+// followed is where dir leads to if it is a symbolic link. What it leads to may be a mount whose server is dead: that is not looked at.
+func followed(dir string) string {
+	for range 40 { // as the kernel does
+		link, err := os.Readlink(dir)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(link) {
+			link = filepath.Dir(dir) + "/" + link // not Join: the directory may be a link too
+		}
+		dir = link
+	}
+	return dir
 }
 
 func newProbe(f *flags) *cobra.Command {
