@@ -146,10 +146,9 @@ func (p *Process) reap() {
 	p.state, p.err = process.Wait()
 	p.reaped = true
 	p.mu.Unlock()
-	if p.err == nil && !p.state.Success() {
-		if err := p.served(); err != nil {
-			p.err = fmt.Errorf("runtime: the image's server ended before the command, which did so with %v: %w", p.state, err)
-		}
+	// The server has no use any more, unless others look at the image: waited for, it is not left to whoever reaps orphans.
+	if err := p.served(); err != nil && p.err == nil && !p.state.Success() {
+		p.err = fmt.Errorf("runtime: the image's server ended before the command, which did so with %v: %w", p.state, err)
 	}
 }
 
