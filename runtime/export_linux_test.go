@@ -2,9 +2,13 @@ package runtime
 
 import (
 	"context"
+	"io"
 	"os"
 	"slices"
 	"time"
+
+	"hpcimg/mount"
+	"hpcimg/squashfs"
 
 	"hpcimg/internal/fork"
 )
@@ -79,4 +83,13 @@ func ReceiveWelcome(ctx context.Context, conn *os.File, wanted string, private b
 		}
 	}
 	return n, err
+}
+
+// Preload is preload.
+func Preload(tree mount.Tree, r *squashfs.Reader, program string) { preload(tree, r, program) }
+
+// NeedsOf is needsOf.
+func NeedsOf(f io.ReaderAt) (interpreter string, libraries []string, ok bool) {
+	n, ok := needsOf(f)
+	return n.interpreter, n.libraries, ok
 }

@@ -11,6 +11,7 @@ import (
 
 	"hpcimg/internal/squashfuse"
 	"hpcimg/mount"
+	"hpcimg/squashfs"
 )
 
 // Plan is what Start will do: a table of system calls, and what has to be at hand for it. A plan does not change and may be
@@ -30,6 +31,8 @@ type Plan struct {
 	onError      func(error)
 	tree         mount.Tree          // what BackendFUSE serves
 	squashfuse   *squashfuse.Program // what serves it for BackendSquashfuse
+	program      string              // the command in the tree, if that is known
+	reader       *squashfs.Reader
 	owner        func(uid, gid uint32) (uint32, uint32)
 	nodes        []mount.Node // what the tree has besides the image
 	extras       []*extra     // images besides the one that the command runs in

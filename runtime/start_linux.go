@@ -85,6 +85,13 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 		}
 		return nil, err
 	}
+	if p.program != "" {
+		p.open.hold()
+		go func() {
+			preload(p.tree, p.reader, p.program)
+			_ = p.open.letGo()
+		}()
+	}
 	proc, child, err := launch(r.calls, &fork.Options{Files: r.files, Clone: p.clone, Executor: executor}, r.remove)
 	if err != nil {
 		return nil, err

@@ -367,7 +367,24 @@ func (e *emitter) finish() {
 		e.add(fork.Sethostname(name))
 	}
 	e.changeDir()
-	e.execute(e.present(candidates(e.spec.Args[0], e.spec.Env)))
+	files := e.present(candidates(e.spec.Args[0], e.spec.Env))
+	e.preloaded(files[0])
+	e.execute(files)
+}
+
+// preloaded notes which file of the image is going to be executed. Where somebody is asked about the image, nothing is decoded ahead: each start
+// has a tree of its own then.
+func (e *emitter) preloaded(name string) {
+	if e.plan.backend != BackendFUSE || e.plan.admit != nil || len(e.plan.extras) > 0 || !e.spec.Overlay.empty() {
+		return
+	}
+	found, kind, missing, err := e.layout.resolve(name)
+	if err != nil || kind != nodeFile || len(missing) > 0 {
+		return
+	}
+	if m, _ := e.layout.covering(found); m == e.root {
+		e.plan.program, e.plan.reader = found, e.reader
+	}
 }
 
 // execute executes the first of files that is there.
