@@ -56,7 +56,7 @@ func (p *Plan) serve(ctx context.Context, proc *Process, r *resources, held *sha
 		}
 	}
 	if p.served() {
-		if err := p.serveFUSE(ctx, socket, held); err != nil {
+		if err := p.serveFUSE(ctx, r, held); err != nil {
 			return err
 		}
 	}

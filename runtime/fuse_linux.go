@@ -45,14 +45,14 @@ func (c *compiler) serveImage() error {
 }
 
 // newTree is what this process serves. The reader is that of the image, or nil if it is reached in another way.
-func (p *Plan) newTree(r *squashfs.Reader) (mount.Tree, error) {
+func (p *Plan) newTree(r *squashfs.Reader) (*servedTree, error) {
 	var tree mount.Tree
 	if p.backend == BackendFUSE {
 		tree = mount.NewTree(r, &mount.TreeOptions{Overlaid: true})
 	}
 	tree, err := p.join(tree)
 	if err != nil || len(p.nodes) == 0 {
-		return tree, err
+		return &servedTree{tree, r}, err
 	}
 	nodes := slices.Clone(p.nodes)
 	if len(p.extras) > 0 {
@@ -60,7 +60,8 @@ func (p *Plan) newTree(r *squashfs.Reader) (mount.Tree, error) {
 			nodes[i].Path = rootName + "/" + nodes[i].Path
 		}
 	}
-	return mount.WithNodes(tree, nodes)
+	tree, err = mount.WithNodes(tree, nodes)
+	return &servedTree{tree, r}, err
 }
 
 // owner translates owners to those that exist in the user namespace of the command. Where that knows only one user, all is
@@ -109,24 +110,25 @@ func (e *emitter) fuse(dev fork.FD, base string) {
 }
 
 // serveFUSE waits for the device and answers for the image from then on, until nobody has it mounted any more.
-func (p *Plan) serveFUSE(ctx context.Context, socket *os.File, held *shared) error {
-	dev, err := receive(ctx, socket)
+func (p *Plan) serveFUSE(ctx context.Context, r *resources, held *shared) error {
+	dev, err := receive(ctx, r.parent)
 	if err != nil {
 		return err
 	}
 	if p.joined != nil {
 		held.fuse, _ = cloneFUSE(dev) // without it, nobody can take over
 	}
-	return p.serveDevice(dev)
+	return p.serveDevice(dev, r.served)
 }
 
-func (p *Plan) serveDevice(dev *os.File) error {
-	tree, err := p.serveTree()
+// serveDevice serves what made returns.
+func (p *Plan) serveDevice(dev *os.File, made func() (*servedTree, error)) error {
+	served, err := made()
 	if err != nil {
 		dev.Close()
 		return err
 	}
-	s, err := mount.Serve(dev, tree, &mount.ServeOptions{Owner: p.owner, OnError: p.onError})
+	s, err := mount.Serve(dev, served.tree, &mount.ServeOptions{Owner: p.owner, OnError: p.onError})
 	if err != nil {
 		dev.Close()
 		return fmt.Errorf("serve the image: %w", err)

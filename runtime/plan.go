@@ -29,10 +29,9 @@ type Plan struct {
 	admit        func(ctx context.Context, f *os.File, offset, size int64) error
 	admitOthers  func(ctx context.Context, f *os.File, offset, size int64) error
 	onError      func(error)
-	tree         mount.Tree          // what BackendFUSE serves
+	tree         *servedTree         // what BackendFUSE serves, if it is the same at each start
 	squashfuse   *squashfuse.Program // what serves it for BackendSquashfuse
 	program      string              // the command in the tree, if that is known
-	reader       *squashfs.Reader
 	owner        func(uid, gid uint32) (uint32, uint32)
 	nodes        []mount.Node // what the tree has besides the image
 	extras       []*extra     // images besides the one that the command runs in
@@ -44,6 +43,12 @@ type Plan struct {
 	env          []string
 	open         *openFiles
 	partial      *Spec // of a plan that does for guests only
+}
+
+// servedTree is what this process answers from, with the reader of the command's image if that is in it.
+type servedTree struct {
+	tree   mount.Tree
+	reader *squashfs.Reader
 }
 
 func newPlan() *Plan {

@@ -149,7 +149,7 @@ func (t insideTree) lookup(rel string) (nodeKind, string, error) {
 }
 
 // serveTree returns what this process answers from, at a start that nothing may have been read for before.
-func (p *Plan) serveTree() (mount.Tree, error) {
+func (p *Plan) serveTree() (*servedTree, error) {
 	if p.tree != nil {
 		return p.tree, nil
 	}

@@ -185,7 +185,7 @@ func (s *session) succeed(ctx context.Context, h *heir, n names, held *shared, l
 		}
 		if err == nil {
 			held.fuse, _ = cloneFUSE(dev)
-			err = plan.serveDevice(dev)
+			err = plan.serveDevice(dev, plan.serveTree)
 		}
 		if err != nil {
 			held.close()

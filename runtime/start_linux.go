@@ -8,6 +8,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,7 @@ type resources struct {
 	remove func()
 	files  map[fork.FD]*os.File
 	calls  []fork.Call
+	served func() (*servedTree, error) // always the same, made when it is wanted first
 }
 
 func (r *resources) close() {
@@ -85,10 +87,12 @@ func (p *Plan) startAlone(ctx context.Context, o *StartOptions, executor fork.Ex
 		}
 		return nil, err
 	}
-	if p.program != "" {
+	if p.program != "" { // nobody has to be asked about the image any more
 		p.open.hold()
 		go func() {
-			preload(p.tree, p.reader, p.program)
+			if s, err := r.served(); err == nil {
+				preload(s.tree, s.reader, p.program)
+			}
 			_ = p.open.letGo()
 		}()
 	}
@@ -187,7 +191,7 @@ func (p *Plan) prepare(ctx context.Context, o *StartOptions) (*resources, error)
 	if err != nil {
 		return r, err
 	}
-	r.calls = p.calls
+	r.calls, r.served = p.calls, sync.OnceValues(p.serveTree)
 	if p.joined != nil || p.compares || p.idMaps[users] != nil || p.served() || p.backend == BackendSquashfuse || p.backend == BackendExtract && p.extractDir == "" {
 		if err := r.socketpair(); err != nil {
 			return r, err

@@ -372,10 +372,9 @@ func (e *emitter) finish() {
 	e.execute(files)
 }
 
-// preloaded notes which file of the image is going to be executed. Where somebody is asked about the image, nothing is decoded ahead: each start
-// has a tree of its own then.
+// preloaded notes which file of the image is going to be executed.
 func (e *emitter) preloaded(name string) {
-	if e.plan.backend != BackendFUSE || e.plan.admit != nil || len(e.plan.extras) > 0 || !e.spec.Overlay.empty() {
+	if e.plan.backend != BackendFUSE || len(e.plan.extras) > 0 || !e.spec.Overlay.empty() {
 		return
 	}
 	found, kind, missing, err := e.layout.resolve(name)
@@ -383,7 +382,7 @@ func (e *emitter) preloaded(name string) {
 		return
 	}
 	if m, _ := e.layout.covering(found); m == e.root {
-		e.plan.program, e.plan.reader = found, e.reader
+		e.plan.program = found
 	}
 }
 
