@@ -185,7 +185,7 @@ func (c *compiler) openSquashfs(f *os.File, info fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	c.image, c.plan.file = c.squashImage(r), f
+	c.image, c.plan.file = newSquashImage(c.ctx, r), f
 	c.reader = r
 	if err := c.chooseBackend(); err != nil {
 		return err
@@ -206,7 +206,7 @@ func (c *compiler) obstacle(b Backend) string {
 		return "the kernel mounts no squashfs in a user namespace"
 	case b == BackendKernel && !c.host.loop:
 		return "there are no loop devices here"
-	case b == BackendKernel && !c.host.squashfs:
+	case b == BackendKernel && !c.host.squashfs():
 		return "the kernel has no squashfs (an administrator can load the module: modprobe squashfs)"
 	case b == BackendKernel && c.plan.offset%512 != 0:
 		return "the image is not aligned"

@@ -23,7 +23,7 @@ type Facts struct {
 
 // CompileOn is Compile for a host of which only facts are known.
 func CompileOn(ctx context.Context, spec *Spec, f Facts) (*Plan, error) {
-	h := &host{uid: f.UID, gid: f.GID, groups: []int{f.GID}, admin: f.Admin, initial: true, loop: f.Admin, squashfs: !f.NoSquashfs, setAttr: !f.OldKernel, staging: "/tmp"}
+	h := &host{uid: f.UID, gid: f.GID, groups: []int{f.GID}, admin: f.Admin, initial: true, loop: f.Admin, squashfs: func() bool { return !f.NoSquashfs }, setAttr: !f.OldKernel, staging: "/tmp"}
 	return compileOn(ctx, spec, h)
 }
 

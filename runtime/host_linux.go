@@ -19,9 +19,9 @@ type host struct {
 	// block file systems.
 	admin, initial bool
 	loop           bool // loop devices can be made
-	squashfs       bool // the kernel has it
 	setAttr        bool // mount_setattr works
 	staging        string
+	squashfs       func() bool // the kernel has it; who asks may have to wait for a module to be loaded
 }
 
 func inspect() (*host, error) {
@@ -47,8 +47,8 @@ func inspect() (*host, error) {
 		if f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0); err == nil {
 			h.loop = f.Close() == nil
 		}
-		h.squashfs = kernelHas("squashfs")
 	}
+	h.squashfs = func() bool { return kernelHas("squashfs") }
 	// The call fails for want of a descriptor or of privileges that the child will have, or because it does not exist.
 	err = unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
 	h.setAttr = !errors.Is(err, unix.ENOSYS)

@@ -106,7 +106,7 @@ func (c *compiler) openLower(name string) (lower, image, error) {
 		if err != nil {
 			return lower{}, nil, err
 		}
-		return lower{served: x.name}, c.squashImage(x.reader), nil
+		return lower{served: x.name}, newSquashImage(c.ctx, x.reader), nil
 	}
 	real, layer, err := openLayer(name, "")
 	return lower{dir: real}, layer, err

@@ -80,7 +80,7 @@ func (c *compiler) place(it *item) error {
 		it.layer.host, it.layer.tree = it.source, hostTree(it.source)
 	case itemImage:
 		it.fd = fork.FD(fmt.Sprintf("i%d", len(c.items)))
-		it.layer.tree = insideTree{c.squashImage(it.image.reader), it.inside}
+		it.layer.tree = insideTree{newSquashImage(c.ctx, it.image.reader), it.inside}
 	case itemTmpfs:
 		it.fd = fork.FD(fmt.Sprintf("t%d", len(c.items)))
 		it.layer.fd = it.fd

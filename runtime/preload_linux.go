@@ -23,14 +23,16 @@ const (
 // still sets up its mounts, there is mostly a processor that has nothing to do. It is a guess, on the word of files in the
 // image, and nobody waits for it: what it finds it cannot read, it leaves to who needs it.
 func preload(tree mount.Tree, r *squashfs.Reader, program string) {
-	l := preloader{tree: tree, r: r, left: preloadAll}
+	l := preloader{tree: tree, image: newSquashImage(context.Background(), r), left: preloadAll}
+	l.root.add(&layer{at: "/", tree: l.image})
 	l.program(program, true)
 }
 
 type preloader struct {
-	tree mount.Tree
-	r    *squashfs.Reader
-	left int64
+	tree  mount.Tree
+	image *squashImage
+	root  layout // image, and nothing over it
+	left  int64
 }
 
 // program decodes a program, its interpreter, and the libraries that it names, if they are where libraries mostly are.
@@ -83,21 +85,15 @@ type imageFile struct {
 func (f *imageFile) ReadAt(p []byte, off int64) (int, error) { return f.tree.ReadAt(f.node, p, off) }
 
 func (l *preloader) find(name string) (*imageFile, bool) {
-	only := layout{}
-	only.add(&layer{at: "/", tree: (&compiler{ctx: context.Background()}).squashImage(l.r)})
-	found, kind, missing, err := only.resolve(name)
+	found, kind, missing, err := l.root.resolve(name)
 	if err != nil || kind != nodeFile || len(missing) > 0 {
 		return nil, false
 	}
-	info, err := l.r.Lstat(found[1:])
-	if err != nil || !info.Mode().IsRegular() {
+	in, err := l.image.inode(found[1:])
+	if err != nil || !in.Mode().IsRegular() {
 		return nil, false
 	}
-	in, ok := info.Sys().(*squashfs.Inode)
-	if !ok {
-		return nil, false
-	}
-	return &imageFile{l.tree, mount.NodeID(in.Ref()), found, info.Size()}, true
+	return &imageFile{l.tree, mount.NodeID(in.Ref()), found, in.Size()}, true
 }
 
 // decode reads a byte of each block. The last comes first, since who reads one after the other has more decoded ahead, on as many
@@ -107,7 +103,7 @@ func (l *preloader) decode(f *imageFile) {
 		return
 	}
 	l.left -= f.size
-	size := int64(l.r.BlockSize())
+	size := int64(l.image.r.BlockSize())
 	var p [1]byte
 	for at := (f.size - 1) / size * size; at >= 0; at -= size {
 		if _, err := f.ReadAt(p[:], at); err != nil {

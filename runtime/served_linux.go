@@ -113,7 +113,7 @@ func (c *compiler) bindImage(b Bind, source string) error {
 		return fail(err)
 	}
 	inside := layout{}
-	inside.add(&layer{at: "/", tree: c.squashImage(x.reader)})
+	inside.add(&layer{at: "/", tree: newSquashImage(c.ctx, x.reader)})
 	found, kind, missing, err := inside.resolve(b.ImageDir)
 	if err == nil && len(missing) > 0 {
 		err = &fs.PathError{Op: "open", Path: path.Join(append([]string{found}, missing...)...), Err: fs.ErrNotExist}

@@ -173,8 +173,8 @@ type squashNode struct {
 // maxFound bounds what is remembered.
 const maxFound = 4096
 
-func (c *compiler) squashImage(r *squashfs.Reader) *squashImage {
-	return &squashImage{ctx: c.ctx, r: r, found: make(map[string]squashNode)}
+func newSquashImage(ctx context.Context, r *squashfs.Reader) *squashImage {
+	return &squashImage{ctx: ctx, r: r, found: make(map[string]squashNode)}
 }
 
 func (s *squashImage) Close() error { return nil }
